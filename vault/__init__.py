@@ -1,0 +1,1 @@
+"""The vault: documents, their versions and their memory."""

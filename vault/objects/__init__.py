@@ -1,0 +1,1 @@
+"""Object stores: where ciphertext lies, one store per site."""

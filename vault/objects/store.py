@@ -1,0 +1,153 @@
+"""The ObjectStore protocol: what the vault asks of any place that keeps ciphertext.
+
+The vault needs plain S3 only: PUT, multipart, ranged GET, HEAD, LIST, DELETE. An object is immutable
+and its key is unique for ever (a random UUID in it), so no store needs conditional writes to be safe.
+
+    StoreError
+    ├── ObjectMissing        no such object: permanent until somebody repairs the site
+    ├── StoreUnavailable     refused, timed out, cut, full: trying again later may help
+    └── StoreMisconfigured   wrong credentials, no such bucket: an operator has to act
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+Bytes = bytes | bytearray | memoryview
+
+PART_SIZE_BYTES = 8 * 2**20
+"""Size of every part but the last. Eight whole 1 MiB segments; S3's 10,000 parts then hold 78 GiB."""
+
+MAX_OBJECT_BYTES = 10_000 * PART_SIZE_BYTES
+
+
+class StoreError(Exception):
+    """Base of every error a store raises; foreign exceptions never leave an adapter."""
+
+    def __init__(self, site: str, what: str) -> None:
+        super().__init__(f"site {site}: {what}")
+        self.site = site
+
+
+class ObjectMissing(StoreError):
+    """The store answers, and has no such object."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot do it now: away, timed out, connection cut, disk full."""
+
+
+class StoreMisconfigured(StoreError):
+    """The store refuses our credentials or has no such bucket."""
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """One line of a listing."""
+
+    key: str
+    size_bytes: int
+    modified_at: datetime
+
+
+@dataclass(frozen=True)
+class PendingUpload:
+    """A multipart upload that was begun and neither completed nor aborted."""
+
+    key: str
+    upload_id: str
+    started_at: datetime
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a probe saw the store really do, beyond the plain S3 that every store offers."""
+
+    conditional_put: bool
+    versioning: bool
+    object_lock: bool
+    partial_content: bool
+    lists_pending_uploads: bool
+
+
+class ObjectReader(Protocol):
+    """Bytes of one object, in order. Closing early drops the connection; close twice is safe."""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill `buffer` as far as the bytes go; less than its length only at the end.
+
+        Raises: StoreUnavailable when the connection is cut before the promised length.
+        """
+
+    def close(self) -> None: ...
+
+
+class PartUpload(Protocol):
+    """One multipart upload. Parts may be sent from several threads; nothing is visible before
+    `complete` returns, and the object then is there whole and durable."""
+
+    upload_id: str
+
+    def put_part(self, number: int, body: Bytes) -> None:
+        """Send part `number` (from 1; all but the last of `PART_SIZE_BYTES`).
+
+        Repeatable with the same bytes. The buffer may be reused once the call returned.
+        Raises: StoreUnavailable, StoreMisconfigured.
+        """
+
+    def complete(self) -> None:
+        """Make the object of parts 1..n visible. Raises: StoreUnavailable, StoreMisconfigured."""
+
+    def abort(self) -> None:
+        """Drop what was sent. Idempotent; raises StoreUnavailable when the store is away."""
+
+
+class ObjectStore(Protocol):
+    """Keeps immutable objects under unique keys for one site.
+
+    Methods block and may be called from any thread. Reads (`open`, `size`, `list`, `pending`) retry
+    once on a broken pooled connection; writes never retry by themselves. Every method raises
+    `StoreUnavailable` or `StoreMisconfigured`; only the named ones raise `ObjectMissing`.
+    Keys are ASCII, ``a-z 0-9 / - .``, without ``..`` parts, at most 200 characters.
+    """
+
+    site: str
+    """The site's name, ``a`` or ``b``."""
+
+    def put(self, key: str, body: Bytes) -> None:
+        """Store a small object (at most `PART_SIZE_BYTES`) in one go; durable when it returns.
+
+        Repeating it with the same bytes is harmless; the vault never sends others under one key.
+        """
+
+    def begin_parts(self, key: str) -> PartUpload:
+        """Start a multipart upload of an object of any size."""
+
+    def open(self, key: str, offset: int = 0, length: int | None = None) -> ObjectReader:
+        """Bytes from `offset`, `length` of them or to the end. Raises: ObjectMissing."""
+
+    def size(self, key: str) -> int:
+        """Size in bytes. Raises: ObjectMissing."""
+
+    def delete(self, key: str) -> None:
+        """Remove the object, every stored version of it. Idempotent: a missing one is fine."""
+
+    def list(self, prefix: str = "", start_after: str = "") -> Iterator[StoredObject]:
+        """All objects whose key starts with `prefix` and sorts after `start_after`, in key order,
+        fetched page by page."""
+
+    def pending(self, prefix: str = "") -> Iterator[PendingUpload]:
+        """Multipart uploads left open (none where the store cannot list them)."""
+
+    def abort_pending(self, key: str, upload_id: str) -> None:
+        """Drop a multipart upload that another process left behind. Idempotent."""
+
+    def check(self) -> None:
+        """Return if the store answers and knows us; one cheap round trip."""
+
+    def probe(self) -> Capabilities:
+        """Try out on scratch objects what this store can do; removes them again."""
+
