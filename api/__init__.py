@@ -1,0 +1,1 @@
+"""The edge: HTTP, command line, worker loop, settings, composition root."""

@@ -1,12 +1,12 @@
 """What can go wrong with keys, by whose fault it is.
 
-    KeyManagementError
-    ├── DecryptionFailed          the bytes, the key or the context is wrong (one error, no reason)
-    ├── KeyServiceUnavailable     the KMS or keyring cannot answer now; trying again later may help
-    ├── KeyNotFound               no KEK of that name
-    ├── KeyVersionRetired         the KEK version that wrapped this is retired or gone
-    ├── UnsafeKeyFile             the root key must not be used as it lies on disk
-    └── KeyringDamaged            the keyring file is not what this root key sealed
+KeyManagementError
+├── DecryptionFailed          the bytes, the key or the context is wrong (one error, no reason)
+├── KeyServiceUnavailable     the KMS or keyring cannot answer now; trying again later may help
+├── KeyNotFound               no KEK of that name
+├── KeyVersionRetired         the KEK version that wrapped this is retired or gone
+├── UnsafeKeyFile             the root key must not be used as it lies on disk
+└── KeyringDamaged            the keyring file is not what this root key sealed
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""The database's tables, step by step: small, forward only, each fitting the release before it."""

@@ -1,0 +1,1 @@
+"""Replication: the second copy of every object, made from ciphertext and read back before it counts."""

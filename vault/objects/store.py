@@ -74,7 +74,14 @@ class Capabilities:
 
 
 class ObjectReader(Protocol):
-    """Bytes of one object, in order. Closing early drops the connection; close twice is safe."""
+    """Bytes of one object, in order. Closing early drops the connection; close twice is safe.
+
+    Attributes:
+        object_size_bytes: size of the whole object as the store reports it with this answer, so
+            that a caller who knows the true size notices truncation and extension at once.
+    """
+
+    object_size_bytes: int
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill `buffer` as far as the bytes go; less than its length only at the end.
@@ -150,4 +157,3 @@ class ObjectStore(Protocol):
 
     def probe(self) -> Capabilities:
         """Try out on scratch objects what this store can do; removes them again."""
-

@@ -1,0 +1,226 @@
+"""The composition root: settings in, services out. The only place that names concrete adapters."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from sqlalchemy import text
+from vault.objects.directory import DirectoryStore
+from vault.objects.s3 import S3Store
+
+from api.embedded import DatabaseUrls, EmbeddedPostgres
+from api.settings import Settings, SettingsError, SiteKind, SiteSettings, credentials_folder
+from keymgmt.local import LocalKeyring, create_keyring
+from keymgmt.provider import KeyProvider, Purpose
+from keymgmt.rootkey import RootKey, create_root_key, load_root_key
+from migrations.run import is_current, upgrade
+from vault.access.api_keys import ApiKeys
+from vault.access.principals import Principals
+from vault.accesslog.writer import AccessLog
+from vault.classes import Classes
+from vault.commit import Commits
+from vault.contents import Contents
+from vault.database import Database
+from vault.documents import Documents
+from vault.holds import Holds
+from vault.idempotency import IdempotencyKeys
+from vault.identity import holds_documents, vault_id_of
+from vault.journal import Journal
+from vault.objects.store import ObjectStore
+from vault.purge import Purge
+from vault.sealing import Sealing
+from vault.sweep import Sweep
+from vault.upload_rows import UploadRows
+from vault.uploads import Uploads
+
+PART_THREADS = 16
+"""Threads that send and hash parts, for all uploads of a process together."""
+
+_log = logging.getLogger(__name__)
+
+
+class UnsafeStart(Exception):
+    """The service would run unsafely; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything a process works with. Made by `build`, closed with it."""
+
+    settings: Settings
+    vault_id: UUID
+    database: Database
+    stores: Mapping[str, ObjectStore]
+    keys: KeyProvider
+    access_log: AccessLog
+    api_keys: ApiKeys
+    principals: Principals
+    classes: Classes
+    documents: Documents
+    uploads: Uploads
+    contents: Contents
+    holds: Holds
+    journal: Journal
+    purge: Purge
+    sweep: Sweep
+    idempotency: IdempotencyKeys
+
+    @property
+    def local_store(self) -> ObjectStore:
+        """The store of the site this process serves."""
+        return self.stores[self.settings.local_site]
+
+
+@contextmanager
+def build(settings: Settings) -> Iterator[Services]:
+    """The services, for as long as the block runs.
+
+    Raises:
+        UnsafeStart, SettingsError: not with these settings.
+        EmbeddedDatabaseError, DatabaseUnavailable, StoreError, KeyManagementError: not now.
+    """
+    with ExitStack() as stack:
+        database = Database(
+            _service_url(settings, stack), connections=settings.database_connections
+        )
+        stack.callback(database.dispose)
+        _refuse_unsafe_database(database)
+        vault_id = vault_id_of(database)
+        keys = _open_keyring(settings, database, vault_id)
+        stores = _open_stores(settings)
+        executor = stack.enter_context(ThreadPoolExecutor(PART_THREADS, "part"))
+        rows = UploadRows(database, settings.local_site)
+        rows.start()
+        stack.callback(rows.stop)
+        yield _wire(settings, vault_id, database, stores, keys, executor, rows)
+
+
+def _wire(
+    settings: Settings,
+    vault_id: UUID,
+    database: Database,
+    stores: Mapping[str, ObjectStore],
+    keys: KeyProvider,
+    executor: ThreadPoolExecutor,
+    rows: UploadRows,
+) -> Services:
+    local = stores[settings.local_site]
+    classes = Classes(database)
+    sealing = Sealing(vault_id, local, keys, executor)
+    commits = Commits(database, [site for site in stores if site != settings.local_site])
+    return Services(
+        settings=settings,
+        vault_id=vault_id,
+        database=database,
+        stores=stores,
+        keys=keys,
+        access_log=AccessLog(database),
+        api_keys=ApiKeys(database),
+        principals=Principals(database),
+        classes=classes,
+        documents=Documents(database, classes),
+        uploads=Uploads(database, classes, rows, sealing, commits),
+        contents=Contents(database, local, keys, vault_id),
+        holds=Holds(database),
+        journal=Journal(database),
+        purge=Purge(database, sorted(stores)),
+        sweep=Sweep(database, stores),
+        idempotency=IdempotencyKeys(database),
+    )
+
+
+def _service_url(settings: Settings, stack: ExitStack) -> str:
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    urls: DatabaseUrls = stack.enter_context(EmbeddedPostgres(settings.home)).urls
+    upgrade(urls.owner)
+    return urls.service
+
+
+def _refuse_unsafe_database(database: Database) -> None:
+    row = database.execute(_SAFETY, {})[0]
+    if row.is_superuser:
+        raise UnsafeStart(
+            "STRONGROOM_DATABASE_URL connects as a superuser, who may change the access log: use "
+            "a login that is a member of the role strongroom_service"
+        )
+    if row.fsync != "on" or row.full_page_writes != "on":
+        raise UnsafeStart(
+            "PostgreSQL runs with fsync or full_page_writes off: what it acknowledges can be lost"
+        )
+    if not is_current(database.engine):
+        raise UnsafeStart("the database's tables are of another version: run `strongroom migrate`")
+
+
+def _open_keyring(settings: Settings, database: Database, vault_id: UUID) -> KeyProvider:
+    path = settings.home / "keys" / "keyring.json"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Never made anew beside documents that only the lost one could open.
+    is_first_start = not path.exists() and not holds_documents(database)
+    root_key = _root_key(settings, vault_id, may_create=is_first_start and settings.is_embedded)
+    if is_first_start:
+        create_keyring(path, root_key)
+    keyring = LocalKeyring(path, root_key)
+    for purpose in Purpose:
+        keyring.create_key(purpose)
+    return keyring
+
+
+def _root_key(settings: Settings, vault_id: UUID, *, may_create: bool) -> RootKey:
+    path = settings.kms.key_file or _default_key_file(vault_id)
+    if may_create and not path.exists():
+        _log.info("a root key was made at %s; without it no document opens: keep a copy", path)
+        return create_root_key(path, data_folder=settings.home)
+    passphrase = settings.kms.passphrase
+    return load_root_key(
+        path,
+        data_folder=settings.home,
+        passphrase=passphrase.get_secret_value() if passphrase else None,
+        credentials_folder=credentials_folder(),
+    )
+
+
+def _default_key_file(vault_id: UUID) -> Path:
+    return Path.home() / ".local" / "share" / "strongroom" / str(vault_id) / "root.key"
+
+
+def _open_stores(settings: Settings) -> dict[str, ObjectStore]:
+    return {
+        site: _open_store(site, given, settings.home)
+        for site, given in (("a", settings.sites.a), ("b", settings.sites.b))
+    }
+
+
+def _open_store(site: str, given: SiteSettings, home: Path) -> ObjectStore:
+    if given.kind is SiteKind.DIRECTORY:
+        directory = DirectoryStore(site, given.path or home / f"site-{site}")
+        directory.prepare()
+        return directory
+    if not (given.endpoint and given.bucket and given.access_key and given.secret_key):
+        raise SettingsError(f"site {site} is not complete")
+    store = S3Store(
+        site,
+        endpoint=given.endpoint,
+        bucket=given.bucket,
+        access_key=given.access_key.get_secret_value(),
+        secret_key=given.secret_key.get_secret_value(),
+        region=given.region,
+        tls=given.tls,
+        ca_file=given.ca_file,
+    )
+    store.prepare()
+    return store
+
+
+_SAFETY = text(
+    """
+    SELECT current_setting('fsync') AS fsync,
+           current_setting('full_page_writes') AS full_page_writes,
+           (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS is_superuser"""
+)

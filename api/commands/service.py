@@ -1,0 +1,183 @@
+"""Commands that work locally: serve, worker, migrate, doctor, version."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from api.embedded import EmbeddedDatabaseError
+
+from api import doctor as doctor_checks
+from api import logs, server
+from api.bootstrap import UnsafeStart, build
+from api.first_start import ADMINISTRATOR, DEMO, create_once
+from api.home import HomeInUse, lock_home
+from api.settings import Settings, SettingsError, load
+from api.worker import Worker
+from keymgmt.errors import KeyManagementError
+from migrations.run import upgrade
+from vault.errors import VaultError
+from vault.objects.store import StoreError
+
+app = typer.Typer()
+
+COULD_NOT_RUN = 2
+
+Home = Annotated[Path | None, typer.Option(help="where the embedded parts keep their files")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+@app.command()
+def serve(
+    home: Home = None,
+    listen: Annotated[str | None, typer.Option(help="HOST:PORT")] = None,
+    no_worker: Annotated[
+        bool, typer.Option("--no-worker", help="leave the work to `worker`")
+    ] = False,
+    demo: Annotated[
+        bool, typer.Option(help="make the application 'demo' and print curl lines")
+    ] = False,
+) -> None:
+    """Serve the HTTP API; by default with the worker in the same process.
+
+    Example: strongroom serve --home ./var --listen 127.0.0.1:8300
+    """
+    with _explained():
+        settings = load(**_given(home=home, listen=listen))
+        logs.configure(settings.log_format)
+        with (
+            lock_home(settings.home),
+            server.bind(settings) as listener,
+            build(settings) as services,
+        ):
+            keys = [("admin key", create_once(services.database, ADMINISTRATOR))]
+            if demo:
+                keys.append(("api key", create_once(services.database, DEMO)))
+            worker = None if no_worker else Worker(services)
+            server.run(services, listener, worker, lambda: _greet(settings, listener, keys))
+
+
+@app.command()
+def worker(home: Home = None) -> None:
+    """Replicate, sweep and purge in a process of its own; needs STRONGROOM_DATABASE_URL.
+
+    Example: strongroom worker
+    """
+    with _explained():
+        settings = load(**_given(home=home))
+        if settings.is_embedded:
+            raise SettingsError(
+                "the embedded database belongs to `serve`, which has a worker already; "
+                "set STRONGROOM_DATABASE_URL to run workers of their own"
+            )
+        logs.configure(settings.log_format)
+        with build(settings) as services:
+            _work_until_told(Worker(services))
+
+
+@app.command()
+def migrate(as_json: Json = False) -> None:
+    """Bring the tables to this version, as the owner (STRONGROOM_DATABASE_OWNER_URL).
+
+    Example: STRONGROOM_DATABASE_OWNER_URL_FILE=/run/secrets/owner-url strongroom migrate
+    """
+    with _explained():
+        settings = load()
+        if settings.database_owner_url is None:
+            raise SettingsError(
+                "STRONGROOM_DATABASE_OWNER_URL is not set; the embedded database migrates itself"
+            )
+        upgrade(settings.database_owner_url.get_secret_value())
+    _say({"migrated": True}, "the tables are of this version", as_json=as_json)
+
+
+@app.command()
+def doctor(home: Home = None, as_json: Json = False) -> None:
+    """Check every setting and dependency, and say what to do; exit 1 if something is wrong.
+
+    Example: strongroom doctor --json
+    """
+    with _explained():
+        findings = doctor_checks.examine(load(**_given(home=home)))
+    _say(
+        {"findings": [finding.as_json() for finding in findings]},
+        "\n".join(str(finding) for finding in findings),
+        as_json=as_json,
+    )
+    raise typer.Exit(int(any(not finding.ok for finding in findings)))
+
+
+@app.command()
+def version(as_json: Json = False) -> None:
+    """Print the version. Example: strongroom version"""
+    found = version_of("strongroom")
+    _say({"version": found}, f"strongroom {found}", as_json=as_json)
+
+
+def _work_until_told(running: Worker) -> None:
+    told = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: told.set())
+    running.start()
+    told.wait()
+    running.stop()
+
+
+def _greet(settings: Settings, listener: socket.socket, keys: list[tuple[str, str | None]]) -> None:
+    """What a person needs next; keys alone on their lines, shown this once."""
+    url = server.url_of(settings, listener)
+    typer.echo(f"Strongroom serves {url} (API description: {url}/docs)")
+    for label, key in keys:
+        if key is not None:
+            typer.echo(f"{label}: {key}")
+    demo_key = dict(keys).get("api key")
+    if demo_key is not None:
+        typer.echo(_CURL_LINES.format(url=url, key=demo_key))
+    elif "api key" in dict(keys):
+        typer.echo("the keys were shown at the first start; an administrator issues further ones")
+    sys.stdout.flush()
+
+
+_CURL_LINES = """\
+Try it, in this folder:
+  KEY={key}
+  ID=$(curl -fsS {url}/v1/documents -H "Authorization: Bearer $KEY" \\
+       -H 'Content-Disposition: attachment; filename="README.md"' --data-binary @README.md \\
+       | python3 -c 'import json, sys; print(json.load(sys.stdin)["id"])')
+  curl -fsS {url}/v1/documents/$ID/content -H "Authorization: Bearer $KEY" | cmp - README.md \\
+       && echo 'came back byte for byte'"""
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _say(found: dict[str, Any], words: str, *, as_json: bool) -> None:
+    typer.echo(json.dumps(found, ensure_ascii=False) if as_json else words)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what stops a start into one clear line and exit 2."""
+    try:
+        yield
+    except (
+        SettingsError,
+        UnsafeStart,
+        HomeInUse,
+        EmbeddedDatabaseError,
+        VaultError,
+        StoreError,
+        KeyManagementError,
+    ) as exc:
+        typer.echo(f"strongroom: {exc}", err=True)
+        raise typer.Exit(COULD_NOT_RUN) from None

@@ -1,0 +1,119 @@
+"""Doctor: every setting and dependency looked at, each finding with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from sqlalchemy import text
+
+from api import health
+from api.bootstrap import Services, UnsafeStart, build
+from api.embedded import EmbeddedDatabaseError
+from api.home import HomeInUse, lock_home
+from api.settings import Settings, SettingsError, is_loopback
+from keymgmt.errors import KeyManagementError
+from vault.errors import VaultError
+from vault.objects.store import StoreError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        ok: False where something has to be done.
+    """
+
+    about: str
+    ok: bool
+    words: str
+
+    def __str__(self) -> str:
+        return f"{'ok   ' if self.ok else 'WRONG'}  {self.about}: {self.words}"
+
+    def as_json(self) -> dict[str, Any]:
+        """For --json."""
+        return asdict(self)
+
+
+_REMEDY: Final = {
+    "DatabaseUnavailable": "start PostgreSQL, or correct STRONGROOM_DATABASE_URL",
+    "StoreUnavailable": "start the store, make room on it, or correct the site's endpoint or path",
+    "StoreMisconfigured": "correct the site's bucket, access_key and secret_key",
+    "KeyServiceUnavailable": "bring the keyring file back, or free space for it",
+}
+
+_FORBIDDEN_GRANTS: Final = text(
+    """
+    SELECT table_name, privilege_type FROM information_schema.role_table_grants
+    WHERE grantee IN ('strongroom_service', current_user) AND table_schema = 'public'
+      AND (privilege_type IN ('TRUNCATE', 'TRIGGER', 'REFERENCES')
+           OR table_name = 'access_events' AND privilege_type IN ('UPDATE', 'DELETE'))"""
+)
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Look at everything; a thing that cannot be reached is a finding, not an end."""
+    findings = [_transport(settings)]
+    try:
+        with lock_home(settings.home), build(settings) as services:
+            findings += _examine_running(services)
+    except HomeInUse as exc:
+        findings.append(Finding("home", ok=False, words=f"{exc}; then ask /readyz of that process"))
+    except (
+        SettingsError,
+        UnsafeStart,
+        EmbeddedDatabaseError,
+        VaultError,
+        StoreError,
+        KeyManagementError,
+    ) as exc:
+        findings.append(Finding("start", ok=False, words=_with_remedy(exc)))
+    return findings
+
+
+def _examine_running(services: Services) -> Iterator[Finding]:
+    for check in health.check(services):
+        words = (
+            "answers" if check.ok else f"{check.state}: {_REMEDY.get(check.state, 'see the log')}"
+        )
+        yield Finding(check.name, check.ok, words)
+    yield _grants(services)
+    for site, store in services.stores.items():
+        yield _capabilities(site, store.probe)
+    if services.settings.is_embedded:
+        yield Finding("database", ok=True, words="embedded: one copy; back up the home folder")
+
+
+def _transport(settings: Settings) -> Finding:
+    if settings.tls_cert_file is not None:
+        return Finding("transport", ok=True, words="TLS")
+    if is_loopback(settings.host):
+        return Finding("transport", ok=True, words="plain HTTP, reachable from this machine only")
+    return Finding("transport", ok=True, words="plain HTTP behind the trusted proxies named")
+
+
+def _grants(services: Services) -> Finding:
+    rows = services.database.execute(_FORBIDDEN_GRANTS, {})
+    if not rows:
+        return Finding(
+            "grants", ok=True, words="the service may not alter, truncate or edit events"
+        )
+    found = ", ".join(f"{row.privilege_type} on {row.table_name}" for row in rows)
+    return Finding("grants", ok=False, words=f"revoke {found} from the service's role")
+
+
+def _capabilities(site: str, probe: Callable[[], Any]) -> Finding:
+    try:
+        found = asdict(probe())
+    except StoreError as exc:
+        return Finding(f"site-{site}", ok=False, words=_with_remedy(exc))
+    offered = ", ".join(name for name, there in found.items() if there) or "plain S3 only"
+    return Finding(f"site-{site}", ok=True, words=f"offers {offered}")
+
+
+def _with_remedy(exc: Exception) -> str:
+    remedy = _REMEDY.get(type(exc).__name__)
+    return f"{exc}; {remedy}" if remedy else str(exc)

@@ -1,0 +1,216 @@
+"""One table from domain error to problem (RFC 9457), and the handlers that apply it.
+
+A problem has a stable `type` (documented in docs/problems.md), says what was wrong and what to do, carries
+the request id, and never echoes input: not a name, not a value, not a key.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from api import metrics
+from keymgmt.errors import KeyManagementError, KeyServiceUnavailable
+from vault import errors as vault_errors
+from vault.access.api_keys import CredentialRefused
+from vault.objects.store import StoreError, StoreUnavailable
+
+MEDIA_TYPE: Final = "application/problem+json"
+RETRY_AFTER_SECONDS: Final = 5
+
+_log = logging.getLogger(__name__)
+
+
+class NotModified(Exception):
+    """The caller has these bytes already (RFC 9110 §15.4.5)."""
+
+    def __init__(self, etag: str) -> None:
+        super().__init__("not modified")
+        self.etag = etag
+
+
+class RangeNotSatisfiable(Exception):
+    """The range begins behind the end (RFC 9110 §15.5.17)."""
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__("the range starts behind the end of the document")
+        self.size_bytes = size_bytes
+
+
+class BadRequest(Exception):
+    """The request is not formed as HTTP or this API ask; the message says what to do."""
+
+
+class Unauthenticated(Exception):
+    """No credentials, or none that are valid; one answer for all that are well-formed."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One line of the table.
+
+    Attributes:
+        slug: the last part of the type, ``urn:strongroom:problem:<slug>``; never changed.
+    """
+
+    status: int
+    slug: str
+    title: str
+
+    @property
+    def retry_later(self) -> bool:
+        """Whether trying the same again may help."""
+        return self.status == UNAVAILABLE
+
+
+UNAVAILABLE: Final = 503
+
+PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
+    BadRequest: Problem(400, "bad-request", "The request is malformed"),
+    vault_errors.InvalidPageToken: Problem(400, "invalid-page-token", "Not a token of this list"),
+    Unauthenticated: Problem(401, "unauthenticated", "A valid API key is needed"),
+    vault_errors.CredentialRevoked: Problem(401, "unauthenticated", "A valid API key is needed"),
+    vault_errors.NotAllowed: Problem(403, "not-allowed", "The policy does not allow this"),
+    vault_errors.NotFound: Problem(404, "not-found", "Not found"),
+    vault_errors.DocumentInBin: Problem(409, "document-in-bin", "The document is in the bin"),
+    vault_errors.DocumentNotInBin: Problem(409, "not-in-bin", "The document is not in the bin"),
+    vault_errors.DocumentHeld: Problem(409, "document-held", "A legal hold is in force"),
+    vault_errors.AlreadyExists: Problem(409, "already-exists", "The name is taken"),
+    vault_errors.TooManyKeys: Problem(409, "too-many-keys", "Two live API keys exist"),
+    vault_errors.IdempotencyInFlight: Problem(
+        409, "idempotency-in-flight", "The first request is still running"
+    ),
+    vault_errors.PreconditionFailed: Problem(412, "precondition-failed", "Changed meanwhile"),
+    vault_errors.TooLarge: Problem(413, "too-large", "The document is too large"),
+    vault_errors.MediaTypeNotAllowed: Problem(
+        415, "media-type-not-allowed", "The class does not take this type"
+    ),
+    RangeNotSatisfiable: Problem(416, "range-not-satisfiable", "The range cannot be served"),
+    vault_errors.IdempotencyMismatch: Problem(
+        422, "idempotency-mismatch", "The Idempotency-Key belongs to another request"
+    ),
+    vault_errors.UnknownClass: Problem(422, "unknown-class", "There is no such class"),
+    vault_errors.InvalidName: Problem(422, "invalid-name", "The name cannot be used"),
+    vault_errors.InvalidInput: Problem(422, "invalid-input", "A value cannot be used"),
+    vault_errors.IntegrityFailure: Problem(500, "integrity", "The stored document is damaged"),
+    vault_errors.Unavailable: Problem(UNAVAILABLE, "unavailable", "Try again later"),
+    StoreUnavailable: Problem(UNAVAILABLE, "store-unavailable", "The object store is away"),
+    StoreError: Problem(UNAVAILABLE, "store-unavailable", "The object store cannot be used"),
+    KeyServiceUnavailable: Problem(UNAVAILABLE, "keys-unavailable", "The keys are away"),
+    KeyManagementError: Problem(UNAVAILABLE, "keys-unavailable", "The keys cannot be used"),
+}
+
+UNEXPECTED: Final = Problem(500, "internal", "An unexpected error")
+
+_INTERNAL: Final = {
+    StoreError: "an object store did not answer as it should; an operator sees which in the log",
+    KeyManagementError: "the key service did not answer as it should; see the log of the service",
+}
+"""What the caller is told where the error's own words name sites, keys or versions."""
+
+
+def problem_of(exc: Exception) -> Problem:
+    """The line for `exc`: its own class's, or that of the nearest ancestor in the table."""
+    return next(
+        (PROBLEMS[ancestor] for ancestor in type(exc).__mro__ if ancestor in PROBLEMS), UNEXPECTED
+    )
+
+
+def answer(request: Request, exc: Exception) -> Response:
+    """`exc` as a response."""
+    problem = problem_of(exc)
+    headers = {"Cache-Control": "no-store"}
+    if problem.retry_later:
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if problem.status == 401:  # noqa: PLR2004 (RFC 9110 §15.5.2: with WWW-Authenticate)
+        headers["WWW-Authenticate"] = 'Bearer realm="strongroom"'
+    if isinstance(exc, RangeNotSatisfiable):
+        headers["Content-Range"] = f"bytes */{exc.size_bytes}"
+    if isinstance(exc, vault_errors.IntegrityFailure):
+        metrics.INTEGRITY_FAILURES.inc()
+    return _response(request, problem, _detail(exc), headers)
+
+
+async def answer_domain_error(request: Request, exc: Exception) -> Response:
+    """Handler for every class in the table."""
+    if problem_of(exc).status >= 500:  # noqa: PLR2004
+        _log.error("request failed", exc_info=exc)
+    return answer(request, exc)
+
+
+async def answer_unexpected_error(request: Request, exc: Exception) -> Response:
+    """Handler for everything else: a defect; the log has the traceback without its values."""
+    _log.error("unexpected error", exc_info=exc)
+    return _response(request, UNEXPECTED, "the log of the service has this request id", {})
+
+
+async def answer_invalid_request(request: Request, exc: Exception) -> Response:
+    """Handler for FastAPI's own validation: where, as far as the place is ours, and what."""
+    assert isinstance(exc, RequestValidationError)
+    places = sorted({_place(error) for error in exc.errors()})
+    detail = "does not fit the API's description: " + "; ".join(places)
+    problem = Problem(422, "invalid-input", "A value cannot be used")
+    return _response(request, problem, detail, {})
+
+
+async def answer_http_exception(request: Request, exc: Exception) -> Response:
+    """Handler for the framework's own refusals: unknown path, wrong method."""
+    assert isinstance(exc, HTTPException)
+    slug = {404: "not-found", 405: "method-not-allowed"}.get(exc.status_code, "bad-request")
+    problem = Problem(exc.status_code, slug, str(exc.detail))
+    return _response(
+        request, problem, "see /docs for what this API offers", dict(exc.headers or {})
+    )
+
+
+def answer_not_modified(_request: Request, exc: Exception) -> Response:
+    """Handler for `NotModified`."""
+    assert isinstance(exc, NotModified)
+    return Response(status_code=304, headers={"ETag": exc.etag, "Cache-Control": "no-store"})
+
+
+def _response(
+    request: Request, problem: Problem, detail: str, headers: Mapping[str, str]
+) -> Response:
+    body: dict[str, Any] = {
+        "type": f"urn:strongroom:problem:{problem.slug}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": detail,
+        "request_id": getattr(request.state, "request_id", None),
+    }
+    return JSONResponse(body, problem.status, dict(headers), media_type=MEDIA_TYPE)
+
+
+def _detail(exc: Exception) -> str:
+    for family, words in _INTERNAL.items():
+        if isinstance(exc, family):
+            return words
+    return str(exc)
+
+
+def _place(error: Mapping[str, Any]) -> str:
+    """Kind of place and error, never a name that the caller chose (extra fields, dict keys)."""
+    location = error["loc"][0] if error["loc"] else "request"
+    field = error["loc"][1] if len(error["loc"]) > 1 else None
+    chosen_by_caller = error["type"] == "extra_forbidden" or not isinstance(field, str)
+    return (
+        f"{location}: {error['type']}"
+        if chosen_by_caller
+        else (f"{location}.{field}: {error['type']}")
+    )
+
+
+def refused_credential(exc: CredentialRefused) -> Unauthenticated:
+    """One answer for all reasons but a malformed key, which is no secret."""
+    if exc.reason == "malformed":
+        return Unauthenticated("this is not an API key; one starts with sr_ and has four parts")
+    return Unauthenticated("this API key is not valid; ask an administrator for a new one")

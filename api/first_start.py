@@ -1,0 +1,39 @@
+"""First start: an administrator for an empty vault, and the application `demo` for `make run`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import Connection, exists, select
+
+from vault.access.api_keys import insert_key
+from vault.access.policy import Scope
+from vault.access.principals import NewPrincipal, insert_principal
+from vault.accesslog.event import AccessEvent, EventType, record
+from vault.database import Database, DuplicateRow
+from vault.tables import principals
+
+ADMINISTRATOR: Final = NewPrincipal("administrator", [Scope.ADMIN])
+DEMO: Final = NewPrincipal("demo", [Scope.READ, Scope.WRITE], "demo")
+
+
+def create_once(database: Database, new: NewPrincipal) -> str | None:
+    """The key of a principal made just now; None if one of this name was there before.
+
+    Two processes that start at once: one of them makes it.
+    """
+    try:
+        with database.transaction() as connection:
+            if _is_there(connection, new.name):
+                return None
+            principal = insert_principal(connection, new)
+            detail = {"principal": str(principal.id), "by": "first start"}
+            record(connection, AccessEvent(EventType.PRINCIPAL_ADDED, None, detail=detail))
+            return insert_key(connection, principal.id).token
+    except DuplicateRow:
+        return None
+
+
+def _is_there(connection: Connection, name: str) -> bool:
+    found = connection.execute(select(exists().where(principals.c.name == name)))
+    return bool(found.scalar_one())

@@ -1,0 +1,291 @@
+"""Settings: the only reader of the environment.
+
+`STRONGROOM_…` variables over an optional TOML file (`STRONGROOM_CONFIG`), nested by `__`. Any secret may
+also be given as `…_FILE`, the path of a file that holds it. An unknown name stops the start: a mistyped
+setting that is silently ignored is how vaults end up without encryption in transit.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+from typing_extensions import override
+
+PREFIX: Final = "STRONGROOM_"
+CLIENT_NAMES: Final = frozenset({"STRONGROOM_URL", "STRONGROOM_API_KEY"})
+"""Read by the command line as a client, not by the service."""
+
+TOOL_NAMES: Final = frozenset({"STRONGROOM_REQUIRE", "STRONGROOM_TEST_SERVERS"})
+"""Read by the tests and the Makefile."""
+
+MAX_PORT: Final = 65535
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; the message names each one and what to do."""
+
+
+class SiteKind(StrEnum):
+    """Where a site keeps its objects."""
+
+    DIRECTORY = "directory"
+    S3 = "s3"
+
+
+class SiteSettings(BaseModel):
+    """One site's object store."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    kind: SiteKind = SiteKind.DIRECTORY
+    path: Path | None = None
+    endpoint: str | None = None
+    bucket: str | None = None
+    access_key: SecretStr | None = None
+    secret_key: SecretStr | None = None
+    region: str = "us-east-1"
+    tls: bool = True
+    ca_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        needed = ("endpoint", "bucket", "access_key", "secret_key")
+        missing = [name for name in needed if getattr(self, name) is None]
+        if self.kind is SiteKind.S3 and missing:
+            raise ValueError(f"an s3 site also needs {', '.join(missing)}")
+        return self
+
+
+class KmsKind(StrEnum):
+    """Where key-encryption keys live."""
+
+    LOCAL = "local"
+
+
+class KmsSettings(BaseModel):
+    """The key management."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    kind: KmsKind = KmsKind.LOCAL
+    key_file: Path | None = None
+    passphrase: SecretStr | None = None
+
+
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    HUMAN = "human"
+    JSON = "json"
+
+
+class Sites(BaseModel):
+    """The two sites; one that is not set is a folder below `home`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    a: SiteSettings = SiteSettings()
+    b: SiteSettings = SiteSettings()
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Frozen; read once, at the start.
+
+    Attributes:
+        home: where the embedded parts keep their files.
+        listen: ``HOST:PORT``.
+        database_url: the service's role; None: the embedded PostgreSQL.
+        database_owner_url: the owner's role, for `migrate` only.
+        database_connections: most connections one process holds.
+        trusted_proxies: addresses or networks whose forwarded addresses are believed.
+        threads: requests worked on at a time.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    home: Path = Path("var")
+    listen: str = "127.0.0.1:8300"
+    database_url: SecretStr | None = None
+    database_owner_url: SecretStr | None = None
+    database_connections: Annotated[int, Field(ge=4, le=500)] = 32
+    sites: Sites = Sites()
+    local_site: Literal["a", "b"] = "a"
+    kms: KmsSettings = KmsSettings()
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
+    threads: Annotated[int, Field(ge=4, le=500)] = 40
+    log_format: LogFormat = LogFormat.HUMAN
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            ip_network(network)
+        return value
+
+    @field_validator("listen")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > MAX_PORT:
+            raise ValueError("is written HOST:PORT, for instance 127.0.0.1:8300")
+        return value
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_cert_file and tls_key_file come together")
+        plain = self.tls_cert_file is None
+        if plain and not is_loopback(self.host) and not self.trusted_proxies:
+            raise ValueError(
+                "plain HTTP on other than loopback carries documents in the clear: set "
+                "tls_cert_file and tls_key_file, or name the TLS proxy in trusted_proxies"
+            )
+        return self
+
+    @property
+    def host(self) -> str:
+        """The address to listen on."""
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The port to listen on; 0: any free one."""
+        return int(self.listen.rpartition(":")[2])
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether PostgreSQL is the embedded one, that is: not a production set-up."""
+        return self.database_url is None
+
+    @classmethod
+    @override
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What the command line says, over the environment, over the file."""
+        config = os.environ.get(f"{PREFIX}CONFIG")
+        return (
+            init_settings,
+            _Environment(settings_cls),
+            TomlConfigSettingsSource(settings_cls, config),
+        )
+
+
+class _Environment(EnvSettingsSource):
+    """The environment, where `…_FILE` of a secret stands for the file's content."""
+
+    @override
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        variables = dict(super()._load_env_vars())
+        for name in _secret_names(self.settings_cls, PREFIX.lower()):
+            path = variables.pop(f"{name}_file", None)
+            if path is not None:
+                variables[name] = _content_of(path, name)
+        return variables
+
+
+def load(**given: Any) -> Settings:
+    """The settings, `given` ones first.
+
+    Raises:
+        SettingsError: a name is unknown, a value does not fit, or the combination is unsafe.
+    """
+    _refuse_unknown_names()
+    try:
+        return Settings(**given)
+    except ValidationError as exc:
+        raise SettingsError("\n".join(_in_words(error) for error in exc.errors())) from None
+    except tomllib.TOMLDecodeError as exc:
+        raise SettingsError(f"STRONGROOM_CONFIG is not TOML: {exc}") from None
+
+
+def client_url_and_key() -> tuple[str | None, str | None]:
+    """STRONGROOM_URL and STRONGROOM_API_KEY, for the command line as a client."""
+    return os.environ.get("STRONGROOM_URL"), os.environ.get("STRONGROOM_API_KEY")
+
+
+def credentials_folder() -> Path | None:
+    """Where systemd puts credentials (systemd.exec(5), $CREDENTIALS_DIRECTORY)."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return Path(folder) if folder else None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a listener on `host`."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _refuse_unknown_names() -> None:
+    known = {*CLIENT_NAMES, *TOOL_NAMES, f"{PREFIX}CONFIG"}
+    known |= {f"{name}_FILE".upper() for name in _secret_names(Settings, PREFIX.lower())}
+    for name in sorted(os.environ):
+        field = name.removeprefix(PREFIX).partition("__")[0].lower()
+        if name.startswith(PREFIX) and name not in known and field not in Settings.model_fields:
+            raise SettingsError(f"{name} is not a setting; `strongroom doctor --help` lists them")
+
+
+def _secret_names(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    """The variables, lower case, whose values are secrets."""
+    for name, field in model.model_fields.items():
+        if field.annotation in (SecretStr, SecretStr | None):
+            yield f"{prefix}{name}"
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _secret_names(field.annotation, f"{prefix}{name}__")
+
+
+def _content_of(path: str, name: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SettingsError(
+            f"{name.upper()}_FILE cannot be read: {type(exc).__name__}; is it there, and ours?"
+        ) from None
+
+
+def _in_words(error: Any) -> str:
+    name = PREFIX + "__".join(str(part).upper() for part in error["loc"])
+    return f"{name.rstrip('_')}: {error['msg'].removeprefix('Value error, ')}"

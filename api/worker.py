@@ -1,0 +1,80 @@
+"""The worker: what goes on without anybody asking. Any number of them may run, in any process."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from api import metrics
+from api.bootstrap import Services
+from replication.copier import Copier
+from replication.worker import ReplicationWorker
+from vault import clock
+from vault.errors import VaultError
+from vault.objects.store import StoreError
+
+COPIERS: Final = 2
+IDLE_SECONDS: Final = 0.5
+HOUSEKEEPING_SECONDS: Final = 30
+
+_log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Replication and housekeeping on threads of their own; `start`, then `stop`."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._stopping = threading.Event()
+        replication = ReplicationWorker(services.journal, Copier(services.stores))
+        loops = [(f"replication-{n}", self._replicate, replication.run_one) for n in range(COPIERS)]
+        self._threads = [
+            threading.Thread(target=loop, args=(work,), name=name) for name, loop, work in loops
+        ]
+        self._threads.append(
+            threading.Thread(target=self._repeat, args=(self.housekeep,), name="housekeeping")
+        )
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Finish what is in hand and end."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    def housekeep(self) -> None:
+        """One round of sweep, purge and expiry. Raises: DatabaseUnavailable."""
+        self._services.sweep.run()
+        purged = self._services.purge.run(clock.now())
+        if purged:
+            _log.info("purged %d documents", purged)
+        self._services.idempotency.expire()
+        metrics.BACKLOG.clear()
+        for (site, operation), waiting in self._services.journal.backlog().items():
+            metrics.BACKLOG.labels(site, operation).set(waiting)
+
+    def _replicate(self, run_one: Callable[[], bool]) -> None:
+        while not self._stopping.is_set():
+            if not self._attempt(run_one):
+                self._stopping.wait(IDLE_SECONDS)
+
+    def _repeat(self, work: Callable[[], object]) -> None:
+        while not self._stopping.is_set():
+            self._attempt(work)
+            self._stopping.wait(HOUSEKEEPING_SECONDS)
+
+    def _attempt(self, work: Callable[[], object]) -> object:
+        """Run `work`; whatever it raises is logged, and the loop goes on."""
+        try:
+            return work()
+        except (VaultError, StoreError):
+            _log.warning("%s: a dependency is away", threading.current_thread().name)
+        except Exception:  # noqa: BLE001 (a worker that died of one bad row would stop them all)
+            _log.exception("%s failed", threading.current_thread().name)
+        return False

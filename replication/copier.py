@@ -1,0 +1,90 @@
+"""Copies and deletes of single objects between sites. Ciphertext only; no key ever comes here.
+
+A copy counts once its bytes were read back from the target and hashed: a store's word, or an ETag, is no
+proof. Repeating any of it is harmless.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+
+from vault.journal import Operation, Task
+from vault.objects.keys import object_key
+from vault.objects.store import PART_SIZE_BYTES, ObjectStore, PartUpload
+
+
+class CopyDiffers(Exception):
+    """The bytes are not those that the version's row promises; `site` has the wrong ones."""
+
+    def __init__(self, site: str) -> None:
+        super().__init__(f"the object at site {site} is not what was uploaded")
+        self.site = site
+
+
+class Copier:
+    """Carries out journal tasks."""
+
+    def __init__(self, stores: Mapping[str, ObjectStore]) -> None:
+        self._stores = stores
+
+    def perform(self, task: Task) -> None:
+        """Copy and verify, or delete.
+
+        Raises:
+            CopyDiffers: source or copy is damaged; nothing counts.
+            StoreError: one of the sites is away.
+        """
+        if task.operation is Operation.DELETE:
+            self._stores[task.site].delete(object_key(task.object_id))
+        elif task.source is not None:
+            self._copy(task, self._stores[task.source], self._stores[task.site])
+
+    def _copy(self, task: Task, source: ObjectStore, target: ObjectStore) -> None:
+        key = object_key(task.object_id)
+        if _send(source, target, key, task.size_bytes or 0) != task.sha256:
+            target.delete(key)
+            raise CopyDiffers(source.site)
+        if _digest(target, key) != task.sha256:
+            target.delete(key)
+            raise CopyDiffers(target.site)
+
+
+def _send(source: ObjectStore, target: ObjectStore, key: str, size_bytes: int) -> bytes:
+    """Stream one object over; returns the digest of what was read at the source."""
+    digest = hashlib.sha256()
+    if size_bytes <= PART_SIZE_BYTES:
+        body = b"".join(bytes(part) for part in _parts(source, key))
+        digest.update(body)
+        target.put(key, body)
+        return digest.digest()
+    upload = target.begin_parts(key)
+    try:
+        _send_parts(upload, source, key, digest)
+    except BaseException:
+        upload.abort()
+        raise
+    return digest.digest()
+
+
+def _send_parts(upload: PartUpload, source: ObjectStore, key: str, digest: hashlib._Hash) -> None:
+    for number, part in enumerate(_parts(source, key), start=1):
+        digest.update(part)
+        upload.put_part(number, part)
+    upload.complete()
+
+
+def _digest(store: ObjectStore, key: str) -> bytes:
+    digest = hashlib.sha256()
+    for part in _parts(store, key):
+        digest.update(part)
+    return digest.digest()
+
+
+def _parts(store: ObjectStore, key: str) -> Iterator[memoryview]:
+    """The object in pieces of `PART_SIZE_BYTES`; each is valid until the next is asked for."""
+    buffer = memoryview(bytearray(PART_SIZE_BYTES))
+    with closing(store.open(key)) as reader:
+        while size := reader.readinto(buffer):
+            yield buffer[:size]

@@ -1,0 +1,92 @@
+"""What most tests stand on: one real PostgreSQL per run, a database per test, and the real service."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from api.embedded import DatabaseUrls, EmbeddedPostgres
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+
+from api.bootstrap import Services, build
+from api.settings import KmsSettings, Settings, Sites, SiteSettings
+from migrations.run import upgrade
+from tests.running import RunningService, running
+
+pytest_plugins = ["tests.servers.fixtures"]
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """The embedded PostgreSQL of this test run."""
+    with EmbeddedPostgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def template(postgres: EmbeddedPostgres) -> str:
+    """A migrated database that every test's own is copied from."""
+    upgrade(postgres.urls.owner)
+    return str(make_url(postgres.urls.owner).database)
+
+
+@pytest.fixture
+def database_urls(postgres: EmbeddedPostgres, template: str) -> Iterator[DatabaseUrls]:
+    """A fresh database, by role."""
+    name = f"test_{next(_numbers)}"
+    admin = create_engine(
+        make_url(postgres.superuser_url).set(database="postgres"), isolation_level="AUTOCOMMIT"
+    )
+    with admin.connect() as connection:
+        connection.execute(
+            text(f"CREATE DATABASE {name} TEMPLATE {template} OWNER strongroom_owner")
+        )
+    yield DatabaseUrls(
+        **{
+            role: make_url(getattr(postgres.urls, role))
+            .set(database=name)
+            .render_as_string(hide_password=False)
+            for role in ("owner", "service", "sequencer")
+        }
+    )
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database_urls: DatabaseUrls) -> Settings:
+    """Two folders as two sites, a local keyring, an external database."""
+    key_file = tmp_path / "elsewhere" / "root.key"
+    key_file.parent.mkdir(mode=0o700)
+    key_file.touch(mode=0o600)
+    key_file.write_bytes(os.urandom(32))
+    return Settings(
+        home=tmp_path / "home",
+        listen="127.0.0.1:0",
+        database_url=database_urls.service,
+        sites=Sites(
+            a=SiteSettings(path=tmp_path / "site-a"), b=SiteSettings(path=tmp_path / "site-b")
+        ),
+        kms=KmsSettings(key_file=key_file),
+    )
+
+
+@pytest.fixture
+def services(settings: Settings) -> Iterator[Services]:
+    """The flows, without HTTP."""
+    with build(settings) as built:
+        yield built
+
+
+@pytest.fixture
+def service(services: Services) -> Iterator[RunningService]:
+    """The real service on a free port; no worker, so that tests say when work is done."""
+    with running(services) as served:
+        yield served

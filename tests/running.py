@@ -1,0 +1,69 @@
+"""The service as a test meets it: a real server on a free port, and keys to call it with."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+
+from api import server
+from api.bootstrap import Services
+from api.first_start import ADMINISTRATOR, DEMO, create_once
+
+
+@dataclass(frozen=True)
+class RunningService:
+    """A served vault.
+
+    Attributes:
+        admin, demo: clients with the respective key.
+    """
+
+    url: str
+    admin_key: str
+    demo_key: str
+    services: Services
+    admin: httpx.Client
+    demo: httpx.Client
+
+    def client(self, key: str) -> httpx.Client:
+        """A client with another key."""
+        return httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=60,
+            trust_env=False,
+        )
+
+
+@contextmanager
+def running(services: Services) -> Iterator[RunningService]:
+    """Serve `services` on a thread until the block ends."""
+    listener = server.bind(services.settings)
+    ready = threading.Event()
+    http = server.prepare(services, ready.set)
+    thread = threading.Thread(target=http.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        assert ready.wait(20), "the service did not start"
+        yield _described(server.url_of(services.settings, listener), services)
+    finally:
+        http.should_exit = True
+        thread.join(40)
+
+
+def _described(url: str, services: Services) -> RunningService:
+    admin_key = create_once(services.database, ADMINISTRATOR)
+    demo_key = create_once(services.database, DEMO)
+    assert admin_key is not None
+    assert demo_key is not None
+    clients = [
+        httpx.Client(
+            base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60, trust_env=False
+        )
+        for key in (admin_key, demo_key)
+    ]
+    return RunningService(url, admin_key, demo_key, services, *clients)

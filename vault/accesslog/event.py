@@ -1,0 +1,131 @@
+"""Access events, first cut: one row each, written with the act it records.
+
+- A change writes its event in its own transaction: both happen or neither.
+- A read commits an *intent* first, and an *outcome* afterwards; a missing outcome is a finding.
+- A denial is an event too, on a connection of its own.
+
+Writing an event on behalf of an API key succeeds only while that key is live: the row is inserted
+`WHERE` the key still stands. So a key revoked a moment ago can do nothing that leaves a trace, and
+there is nothing that leaves none. Does not handle: proof that nobody changed the rows afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection, bindparam, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.sql.elements import TextClause
+
+from vault.access.policy import Caller
+from vault.errors import CredentialRevoked
+
+
+class EventType(StrEnum):
+    """Closed list, `source:subject:action`."""
+
+    DOCUMENT_CREATED = "api:document:created"
+    VERSION_ADDED = "api:version:added"
+    DOCUMENT_REPLAYED = "api:document:replayed"
+    DOCUMENT_VIEWED = "api:document:viewed"
+    DOCUMENTS_LISTED = "api:documents:listed"
+    DOCUMENTS_SEARCHED = "api:documents:searched"
+    DOCUMENT_CHANGED = "api:document:changed"
+    DOCUMENT_BINNED = "api:document:binned"
+    DOCUMENT_UNDELETED = "api:document:undeleted"
+    DOCUMENT_PURGED = "worker:document:purged"
+    READ_INTENDED = "api:content:read-intended"
+    READ_COMPLETED = "api:content:read-completed"
+    READ_BROKEN_OFF = "api:content:read-broken-off"
+    INTEGRITY_FAILED = "api:content:integrity-failed"
+    HOLD_PLACED = "api:hold:placed"
+    HOLD_RELEASED = "api:hold:released"
+    HOLDS_LISTED = "api:holds:listed"
+    CLASS_ADDED = "api:class:added"
+    PRINCIPAL_ADDED = "api:principal:added"
+    PRINCIPAL_DISABLED = "api:principal:disabled"
+    PRINCIPALS_LISTED = "api:principals:listed"
+    API_KEY_ISSUED = "api:api-key:issued"
+    API_KEY_ROTATED = "api:api-key:rotated"
+    API_KEY_REVOKED = "api:api-key:revoked"
+    API_KEYS_LISTED = "api:api-keys:listed"
+    CREDENTIAL_REFUSED = "api:credential:refused"
+    ACT_DENIED = "api:act:denied"
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who acts, and within which request."""
+
+    caller: Caller
+    request_id: str
+
+
+@dataclass(frozen=True)
+class AccessEvent:
+    """One line of the log. `detail` holds facts, never names, values or bytes of documents.
+
+    Attributes:
+        actor: None when the service itself acts, or nobody could be recognised.
+    """
+
+    type: EventType
+    actor: Actor | None
+    document_id: UUID | None = None
+    version: int | None = None
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    id: UUID = field(default_factory=uuid4)
+
+    def parameters(self) -> dict[str, Any]:
+        """Bind values for `INSERT_EVENT` and for statements that contain `EVENT_ROW`."""
+        caller = self.actor.caller if self.actor else None
+        return {
+            "event_id": self.id,
+            "event_type": self.type.value,
+            "event_principal": caller and caller.principal_id,
+            "event_api_key": caller and caller.api_key_id,
+            "event_request": self.actor.request_id if self.actor else None,
+            "event_document": self.document_id,
+            "event_version": self.version,
+            "event_detail": dict(self.detail),
+        }
+
+
+LIVE_KEY = """
+    SELECT FROM api_keys k JOIN principals p ON p.id = k.principal_id
+    WHERE k.id = :event_api_key AND k.revoked_at IS NULL AND p.disabled_at IS NULL
+      AND (k.expires_at IS NULL OR k.expires_at > now())"""
+"""True as EXISTS(…) while the acting key may be used."""
+
+EVENT_ROW = """
+    INSERT INTO access_events
+        (id, type, principal_id, api_key_id, request_id, document_id, version, detail)
+    SELECT :event_id, :event_type, CAST(:event_principal AS uuid), :event_api_key,
+           :event_request, CAST(:event_document AS uuid), CAST(:event_version AS integer),
+           :event_detail"""
+"""An INSERT … SELECT that a statement may narrow with WHERE or feed from a CTE."""
+
+
+def with_event(sql: str) -> TextClause:
+    """`sql` as a statement whose `:event_…` values come from `AccessEvent.parameters`."""
+    return text(sql).bindparams(bindparam("event_detail", type_=JSONB))
+
+
+INSERT_EVENT = with_event(
+    f"{EVENT_ROW} WHERE CAST(:event_api_key AS text) IS NULL OR EXISTS ({LIVE_KEY})"
+)
+
+
+def record(connection: Connection, event: AccessEvent) -> UUID:
+    """Write `event` in the connection's transaction; returns its id, the receipt.
+
+    Raises:
+        CredentialRevoked: the acting API key is no longer live; roll back.
+    """
+    if connection.execute(INSERT_EVENT, event.parameters()).rowcount != 1:
+        raise CredentialRevoked
+    return event.id

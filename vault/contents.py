@@ -1,0 +1,211 @@
+"""Reading a version's bytes: decided and recorded before, decrypted on the way, accounted for after.
+
+```
+one transaction: find → decide → choose the range → intent event   (committed before any byte moves)
+check commitment → unwrap → fetch only the segments the range needs → decrypt → outcome event
+```
+The first segment is decrypted before anything is answered, so a damaged object is an error the caller can
+read; damage found later can only cut the answer short.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from keymgmt.binding import associated_data
+from keymgmt.commitment import verify
+from sqlalchemy import Connection
+
+from keymgmt import stream
+from keymgmt.errors import DecryptionFailed, KeyVersionRetired
+from keymgmt.provider import KeyProvider, Purpose, WrappedKey
+from vault.access.authorise import require
+from vault.access.policy import Action
+from vault.accesslog.event import AccessEvent, Actor, EventType, record
+from vault.database import Database
+from vault.errors import DocumentInBin, IntegrityFailure, NotFound, VaultError
+from vault.model import Document, DocumentState, Version
+from vault.objects.keys import object_key
+from vault.objects.store import ObjectMissing, ObjectReader, ObjectStore
+from vault.records import find_document, select_versions, to_version
+from vault.tables import versions
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ByteRange:
+    """Plaintext bytes `start` up to, and without, `stop`."""
+
+    start: int
+    stop: int
+
+
+Choose = Callable[[Document], ByteRange]
+"""Picks the range once the version is known (`Document.version` is the one asked for); may raise to stop
+the read, for instance because the caller has these bytes already."""
+
+
+Outcome = Callable[[EventType, int], None]
+"""Records how a read ended, and after how many bytes."""
+
+
+class Contents:
+    """The bytes of documents at the local site."""
+
+    def __init__(
+        self, database: Database, store: ObjectStore, keys: KeyProvider, vault_id: UUID
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._keys = keys
+        self._vault_id = vault_id
+
+    def examine(self, actor: Actor, document_id: UUID, number: int | None = None) -> Document:
+        """What a read would give, without the bytes.
+
+        Raises:
+            NotFound, NotAllowed, DocumentInBin.
+        """
+        with self._database.transaction() as connection:
+            document = _readable(connection, actor, document_id, number)
+            event = AccessEvent(
+                EventType.DOCUMENT_VIEWED, actor, document_id, document.version.number
+            )
+            record(connection, event)
+        return document
+
+    def open(
+        self, actor: Actor, document_id: UUID, choose: Choose, number: int | None = None
+    ) -> Content:
+        """Open a version, the newest if no number is given.
+
+        Raises:
+            NotFound, NotAllowed, DocumentInBin: refused.
+            IntegrityFailure: the object or its key is not what was stored; no byte is handed out.
+            StoreUnavailable, KeyServiceUnavailable, DatabaseUnavailable: a dependency is away.
+            Whatever `choose` raises.
+        """
+        with self._database.transaction() as connection:
+            document = _readable(connection, actor, document_id, number)
+            chosen = choose(document)
+            detail = {"start": chosen.start, "stop": chosen.stop}
+            intent = AccessEvent(
+                EventType.READ_INTENDED, actor, document_id, document.version.number, detail
+            )
+            record(connection, intent)
+        plaintext = self._decrypt(document.id, document.version, chosen)
+        content = Content(document, chosen, plaintext, self._outcome_of(intent))
+        try:
+            content.prime()
+        except BaseException:
+            content.close()
+            raise
+        return content
+
+    def _decrypt(self, document_id: UUID, version: Version, chosen: ByteRange) -> Generator[bytes]:
+        binding = associated_data(
+            vault_id=self._vault_id,
+            document_id=document_id,
+            version_id=version.id,
+            object_id=version.object_id,
+        )
+        data_key = self._keys.unwrap(Purpose.DOCUMENTS, binding, WrappedKey(version.wrapped_key))
+        verify(data_key, binding, version.key_commitment)
+        yield from stream.open_range(
+            data_key,
+            binding,
+            ciphertext_size=version.ciphertext_size_bytes,
+            fetch=lambda offset, length: self._fetch(version, offset, length),
+            start=chosen.start,
+            stop=chosen.stop,
+        )
+
+    def _fetch(self, version: Version, offset: int, length: int) -> ObjectReader:
+        reader = self._store.open(object_key(version.object_id), offset, length)
+        if reader.object_size_bytes != version.ciphertext_size_bytes:
+            reader.close()
+            raise IntegrityFailure
+        return reader
+
+    def _outcome_of(self, intent: AccessEvent) -> Outcome:
+        def outcome(kind: EventType, sent_bytes: int) -> None:
+            # Stated by the service: a key that died during the read must not hide how it ended.
+            detail = {"intent": str(intent.id), "sent_bytes": sent_bytes}
+            event = AccessEvent(kind, None, intent.document_id, intent.version, detail)
+            try:
+                with self._database.transaction() as connection:
+                    record(connection, event)
+            except VaultError:
+                # A missing outcome is a finding of its own; the read itself was as it was.
+                _log.warning("the outcome of a read could not be recorded")
+
+        return outcome
+
+
+class Content:
+    """An opened read: iterate once over its chunks, and close it in any case."""
+
+    def __init__(
+        self,
+        document: Document,
+        chosen: ByteRange,
+        plaintext: Generator[bytes],
+        outcome: Outcome,
+    ) -> None:
+        self.document = document
+        self.range = chosen
+        self._plaintext = plaintext
+        self._outcome: Outcome | None = outcome
+        self._first: bytes | None = None
+        self._sent_bytes = 0
+        self._ended = EventType.READ_BROKEN_OFF
+
+    def prime(self) -> None:
+        """Decrypt the first chunk. Raises: IntegrityFailure, StoreError, KeyManagementError."""
+        self._first = self._next()
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The chunks. Raises: as `prime`; then the answer has to be cut."""
+        chunk = self._first
+        while chunk is not None:
+            yield chunk
+            self._sent_bytes += len(chunk)
+            chunk = self._next()
+        self._ended = EventType.READ_COMPLETED
+
+    def close(self) -> None:
+        """Release the store's connection and record the outcome. Idempotent."""
+        outcome, self._outcome = self._outcome, None
+        if outcome is not None:
+            self._plaintext.close()
+            outcome(self._ended, self._sent_bytes)
+
+    def _next(self) -> bytes | None:
+        try:
+            return next(self._plaintext, None)
+        except (DecryptionFailed, KeyVersionRetired, ObjectMissing, IntegrityFailure) as exc:
+            self._ended = EventType.INTEGRITY_FAILED
+            raise IntegrityFailure from exc
+
+
+def _readable(
+    connection: Connection, actor: Actor, document_id: UUID, number: int | None
+) -> Document:
+    """The document with the version asked for in `Document.version`."""
+    require(actor.caller, Action.DOCUMENT_READ)
+    document = find_document(connection, document_id)
+    require(actor.caller, Action.DOCUMENT_READ, document.department)
+    if document.state is not DocumentState.LIVE:
+        raise DocumentInBin
+    if number in (None, document.version.number):
+        return document
+    row = connection.execute(
+        select_versions(document_id).where(versions.c.number == number)
+    ).one_or_none()
+    if row is None:
+        raise NotFound("version")
+    return replace(document, version=to_version(row))

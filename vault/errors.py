@@ -1,0 +1,178 @@
+"""What can go wrong in the vault, by whose fault it is.
+
+VaultError
+├── NotFound                    missing, or not visible to this caller: the two are never told apart
+├── NotAllowed                  the policy says no; carries the rule in words
+├── CredentialRevoked           the API key died between authentication and the act
+├── InvalidInput                the caller's data; each carries what to do, never the data itself
+│   ├── InvalidName, InvalidValue, InvalidPageToken, UnknownClass
+│   ├── TooLarge, MediaTypeNotAllowed
+│   └── DocumentNotFit          the stored versions break the rules of the class asked for
+├── Conflict                    well-formed, but not in this state
+│   ├── PreconditionFailed, DocumentInBin, DocumentNotInBin, DocumentHeld
+│   ├── AlreadyExists, TooManyKeys
+│   └── IdempotencyInFlight, IdempotencyMismatch
+├── IntegrityFailure            stored bytes or keys are not what the database says
+└── Unavailable                 try again later
+    ├── DatabaseUnavailable
+    └── UploadLost              this process was taken for dead and its upload row swept
+"""
+
+from __future__ import annotations
+
+
+class VaultError(Exception):
+    """Base of every error this room raises."""
+
+
+class NotFound(VaultError):
+    """Missing, or not visible to this caller."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"no such {kind}, or it is not visible to you")
+
+
+class NotAllowed(VaultError):
+    """The policy refuses; `rule` says why in words."""
+
+    def __init__(self, rule: str) -> None:
+        super().__init__(rule)
+        self.rule = rule
+
+
+class CredentialRevoked(VaultError):
+    """The API key was revoked or expired, or its principal disabled, while the request ran."""
+
+    def __init__(self) -> None:
+        super().__init__("this API key is no longer valid")
+
+
+class InvalidInput(VaultError):
+    """The request cannot be carried out as it was written."""
+
+
+class InvalidName(InvalidInput):
+    """A document name that is empty, too long, or holds characters that mislead a reader."""
+
+
+class InvalidValue(InvalidInput):
+    """A value outside its allowed form."""
+
+
+class InvalidPageToken(InvalidInput):
+    """Not a token that this list handed out for these filters."""
+
+    def __init__(self) -> None:
+        super().__init__("page_token does not belong to this list; start again without it")
+
+
+class UnknownClass(InvalidInput):
+    """No class of that name."""
+
+    def __init__(self) -> None:
+        super().__init__("no such class; GET /v1/classes lists them")
+
+
+class TooLarge(InvalidInput):
+    """The body exceeds what its class allows."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"the class allows at most {limit_bytes} bytes")
+        self.limit_bytes = limit_bytes
+
+
+class MediaTypeNotAllowed(InvalidInput):
+    """The bytes are not of a type that the class takes."""
+
+    def __init__(self, allowed: tuple[str, ...]) -> None:
+        super().__init__(f"the class takes only {', '.join(allowed)}, judged by the content")
+        self.allowed = allowed
+
+
+class DocumentNotFit(InvalidInput):
+    """A document cannot move to a class that would have refused one of its versions."""
+
+
+class Conflict(VaultError):
+    """The request is well-formed and does not fit the present state."""
+
+
+class PreconditionFailed(Conflict):
+    """If-Match names another version than the newest."""
+
+    def __init__(self) -> None:
+        super().__init__("the document has changed since; fetch it again and repeat")
+
+
+class DocumentInBin(Conflict):
+    """The document lies in the bin."""
+
+    def __init__(self) -> None:
+        super().__init__("the document is in the bin; undelete it first")
+
+
+class DocumentNotInBin(Conflict):
+    """Only a document in the bin can be undeleted."""
+
+    def __init__(self) -> None:
+        super().__init__("the document is not in the bin")
+
+
+class DocumentHeld(Conflict):
+    """A legal hold lies on the document."""
+
+    def __init__(self) -> None:
+        super().__init__("a legal hold lies on the document; it cannot be removed before release")
+
+
+class AlreadyExists(Conflict):
+    """A class, principal or hold of that name exists."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"a {kind} of this name exists already")
+
+
+class TooManyKeys(Conflict):
+    """A principal has at most two live API keys: the old one and its successor."""
+
+    def __init__(self) -> None:
+        super().__init__("this principal has two live API keys; revoke one first")
+
+
+class IdempotencyInFlight(Conflict):
+    """The first request with this Idempotency-Key is still running."""
+
+    def __init__(self) -> None:
+        super().__init__("a request with this Idempotency-Key is still running; retry later")
+
+
+class IdempotencyMismatch(InvalidInput):
+    """The Idempotency-Key was used for another request."""
+
+    def __init__(self) -> None:
+        super().__init__("this Idempotency-Key was used for a different request; take a new one")
+
+
+class IntegrityFailure(VaultError):
+    """Stored bytes or keys are not what the database says; nothing of them was handed out."""
+
+    def __init__(self) -> None:
+        super().__init__("the stored object does not match its record; operators have been alarmed")
+
+
+class Unavailable(VaultError):
+    """A dependency is away; nothing was changed."""
+
+
+class DatabaseUnavailable(Unavailable):
+    """PostgreSQL cannot be reached or shut the connection."""
+
+    def __init__(self) -> None:
+        super().__init__("the database is not available")
+
+
+class UploadLost(Unavailable):
+    """The upload's row was swept: this process looked dead for longer than the grace."""
+
+    def __init__(self) -> None:
+        super().__init__("the upload took a pause too long to be told from a crash; send it again")

@@ -1,0 +1,154 @@
+"""One version's bytes on their way in: counted, judged, sealed and sent while they arrive."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID, uuid4
+
+from keymgmt.binding import associated_data
+from keymgmt.commitment import commit
+from keymgmt.fingerprint import Fingerprint
+from keymgmt.stream import ObjectFormat, SealingStream
+
+from keymgmt.provider import KeyProvider, Purpose
+from vault import filetype
+from vault.errors import MediaTypeNotAllowed, TooLarge
+from vault.model import DocumentClass
+from vault.objects.keys import object_key
+from vault.objects.pipeline import ObjectWriter
+from vault.objects.store import ObjectStore
+
+FORMAT: Final = ObjectFormat.TINK_AES256_GCM_HKDF_1MB
+
+
+@dataclass(frozen=True)
+class SealedVersion:
+    """What a version's row is made of, once its object is stored.
+
+    Attributes:
+        fingerprint: of the request, keyed under this version's data key; None if not asked for.
+    """
+
+    id: UUID
+    object_id: UUID
+    site: str
+    size_bytes: int
+    ciphertext_size_bytes: int
+    ciphertext_sha256: bytes
+    media_type: str
+    wrapped_key: str
+    key_commitment: bytes
+    fingerprint: bytes | None
+
+
+@dataclass(frozen=True)
+class Sealing:
+    """What it takes to seal and store versions of this vault."""
+
+    vault_id: UUID
+    store: ObjectStore
+    keys: KeyProvider
+    executor: Executor
+
+    def body(
+        self,
+        *,
+        document_id: UUID,
+        object_id: UUID,
+        rules: DocumentClass,
+        fingerprint_of: bytes | None = None,
+    ) -> SealedBody:
+        """Start a version of a document under a data key of its own.
+
+        Args:
+            fingerprint_of: parameters of the request, to be digested together with the body.
+
+        Raises:
+            KeyManagementError: no data key to be had.
+        """
+        return SealedBody(self, document_id, object_id, rules, fingerprint_of)
+
+
+class SealedBody:
+    """A body being sealed. `write` …, then `finish`; on any error `abort`."""
+
+    def __init__(
+        self,
+        sealing: Sealing,
+        document_id: UUID,
+        object_id: UUID,
+        rules: DocumentClass,
+        fingerprint_of: bytes | None,
+    ) -> None:
+        self._rules = rules
+        self._site = sealing.store.site
+        self._version_id = uuid4()
+        self._object_id = object_id
+        binding = associated_data(
+            vault_id=sealing.vault_id,
+            document_id=document_id,
+            version_id=self._version_id,
+            object_id=object_id,
+        )
+        data_key, self._wrapped = sealing.keys.generate_data_key(Purpose.DOCUMENTS, binding)
+        self._commitment = commit(data_key, binding)
+        self._fingerprint = Fingerprint(data_key, fingerprint_of) if fingerprint_of else None
+        self._writer = ObjectWriter(sealing.store, object_key(object_id), sealing.executor)
+        self._stream = SealingStream(data_key, binding, self._writer)
+        self._head = bytearray()
+        self._media_type: str | None = None
+        self._size = 0
+
+    def write(self, chunk: bytes) -> None:
+        """Take the bytes that come next.
+
+        Raises:
+            TooLarge, MediaTypeNotAllowed: the class refuses the document.
+            StoreError: an earlier part could not be sent.
+        """
+        self._size += len(chunk)
+        if self._size > self._rules.max_size_bytes:
+            raise TooLarge(self._rules.max_size_bytes)
+        if self._media_type is None:
+            self._head += chunk[: filetype.SNIFF_BYTES - len(self._head)]
+            if len(self._head) == filetype.SNIFF_BYTES:
+                self._judge()
+        if self._fingerprint is not None:
+            self._fingerprint.update(chunk)
+        self._stream.write(chunk)
+
+    def finish(self) -> SealedVersion:
+        """Store the rest; the object is durable at this site when it returns.
+
+        Raises:
+            MediaTypeNotAllowed: the class refuses the document.
+            StoreError: it could not be stored.
+        """
+        media_type = self._media_type or self._judge()
+        self._stream.finish()
+        sent = self._writer.finish()
+        return SealedVersion(
+            id=self._version_id,
+            object_id=self._object_id,
+            site=self._site,
+            size_bytes=self._size,
+            ciphertext_size_bytes=sent.size_bytes,
+            ciphertext_sha256=sent.sha256,
+            media_type=media_type,
+            wrapped_key=self._wrapped.text,
+            key_commitment=self._commitment,
+            fingerprint=self._fingerprint.digest() if self._fingerprint else None,
+        )
+
+    def abort(self) -> None:
+        """Drop what was sent. Raises: StoreError when the store is away."""
+        self._writer.abort()
+
+    def _judge(self) -> str:
+        media_type = filetype.media_type(bytes(self._head))
+        if not self._rules.takes(media_type):
+            raise MediaTypeNotAllowed(self._rules.media_types)
+        self._media_type = media_type
+        return media_type

@@ -1,0 +1,260 @@
+"""The tables, as SQLAlchemy Core sees them; `migrations/` makes them and grants on them.
+
+Ciphertext never lies here; names, which may carry personal data, do. `object_id` names the object
+in every site's store.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    desc,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+NOW = text("now()")
+Moment = DateTime(timezone=True)
+
+vault_identity = Table(
+    "vault_identity",
+    metadata,
+    Column(
+        "singleton",
+        SmallInteger,
+        CheckConstraint("singleton = 1", name="one_row"),
+        primary_key=True,
+    ),
+    Column("vault_id", Uuid, nullable=False, unique=True),
+    Column("created_at", Moment, nullable=False, server_default=NOW),
+)
+
+classes = Table(
+    "classes",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("media_types", ARRAY(Text), nullable=False, comment="empty: every type"),
+    Column("max_size_bytes", BigInteger, nullable=False),
+    Column(
+        "durability",
+        Text,
+        CheckConstraint("durability IN ('sync', 'async')", name="durability"),
+        nullable=False,
+    ),
+    Column(
+        "retention_days",
+        Integer,
+        CheckConstraint("retention_days >= 0", name="retention"),
+        nullable=False,
+    ),
+    Column("bin_days", Integer, CheckConstraint("bin_days >= 0", name="bin"), nullable=False),
+    Column("created_at", Moment, nullable=False, server_default=NOW),
+)
+
+principals = Table(
+    "principals",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("department", Text, comment="NULL: none; *: every department"),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("created_at", Moment, nullable=False, server_default=NOW),
+    Column("disabled_at", Moment),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("principal_id", Uuid, ForeignKey("principals.id"), nullable=False, index=True),
+    Column("secret_sha256", LargeBinary, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("created_at", Moment, nullable=False, server_default=NOW),
+    Column("expires_at", Moment),
+    Column("revoked_at", Moment),
+    Column("last_used_at", Moment),
+)
+
+documents = Table(
+    "documents",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("class", Text, ForeignKey("classes.name"), nullable=False, key="class_name"),
+    Column("department", Text, nullable=False),
+    Column(
+        "state",
+        Text,
+        CheckConstraint("state IN ('live', 'binned', 'purged')", name="state"),
+        nullable=False,
+    ),
+    Column("revision", Integer, nullable=False, comment="counts changes of metadata, from 1"),
+    Column("newest_version", Integer, nullable=False),
+    Column("created_at", Moment, nullable=False, server_default=NOW),
+    Column("created_by", Uuid, ForeignKey("principals.id"), nullable=False),
+    Column("binned_at", Moment),
+    Column("purged_at", Moment),
+)
+# One index per way a page is asked for, each ending in the keyset (created_at, id), newest first.
+for _columns in ((), ("department",), ("class_name",), ("department", "class_name")):
+    Index(
+        "_".join(("ix_documents_page", *_columns)),
+        *(documents.c[name] for name in _columns),
+        documents.c.state,
+        desc(documents.c.created_at),
+        desc(documents.c.id),
+    )
+Index(
+    "ix_documents_name_trigrams",
+    documents.c.name,
+    postgresql_using="gin",
+    postgresql_ops={"name": "gin_trgm_ops"},
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("document_id", Uuid, ForeignKey("documents.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("id", Uuid, nullable=False, unique=True),
+    Column("object_id", Uuid, nullable=False, unique=True),
+    Column("site", Text, nullable=False, comment="where the upload stored it first"),
+    Column("format", SmallInteger, nullable=False, comment="keymgmt.stream.ObjectFormat"),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("ciphertext_size_bytes", BigInteger, nullable=False),
+    Column("ciphertext_sha256", LargeBinary, nullable=False),
+    Column("media_type", Text, nullable=False),
+    Column("claimed_media_type", Text),
+    Column("wrapped_key", Text, nullable=False),
+    Column("key_commitment", LargeBinary, nullable=False),
+    Column("receipt", Uuid, nullable=False, comment="the access event that recorded it"),
+    Column("created_at", Moment, nullable=False, server_default=NOW),
+    Column("created_by", Uuid, ForeignKey("principals.id"), nullable=False),
+)
+
+document_changes = Table(
+    "document_changes",
+    metadata,
+    Column("document_id", Uuid, ForeignKey("documents.id"), primary_key=True),
+    Column("revision", Integer, primary_key=True),
+    Column("field", Text, primary_key=True),
+    Column("before", Text),
+    Column("after", Text),
+    Column("changed_at", Moment, nullable=False, server_default=NOW),
+    Column("changed_by", Uuid, ForeignKey("principals.id"), nullable=False),
+)
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("document_id", Uuid, ForeignKey("documents.id"), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("placed_at", Moment, nullable=False, server_default=NOW),
+    Column("placed_by", Uuid, ForeignKey("principals.id"), nullable=False),
+    Column("released_at", Moment),
+    Column("released_by", Uuid, ForeignKey("principals.id")),
+)
+Index("ix_holds_in_force", holds.c.document_id, postgresql_where=holds.c.released_at.is_(None))
+Index("ix_holds_page", desc(holds.c.placed_at), desc(holds.c.id))
+
+processes = Table(
+    "processes",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("started_at", Moment, nullable=False, server_default=NOW),
+    Column("alive_until", Moment, nullable=False),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("object_id", Uuid, primary_key=True),
+    Column("process_id", Uuid, ForeignKey("processes.id"), nullable=False, index=True),
+    Column("site", Text, nullable=False),
+    Column(
+        "state",
+        Text,
+        CheckConstraint("state IN ('open', 'abandoned', 'swept')", name="state"),
+        nullable=False,
+    ),
+    Column("swept_at", Moment),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("principal_id", Uuid, ForeignKey("principals.id"), primary_key=True),
+    Column("route", Text, primary_key=True),
+    Column("key_sha256", LargeBinary, primary_key=True),
+    Column("object_id", Uuid, nullable=False, comment="whose upload row tells if it still runs"),
+    Column("document_id", Uuid, ForeignKey("documents.id"), index=True),
+    Column("fingerprint", LargeBinary),
+    Column("created_at", Moment, nullable=False, server_default=NOW, index=True),
+)
+
+journal = Table(
+    "journal",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("object_id", Uuid, nullable=False),
+    Column("site", Text, nullable=False),
+    Column(
+        "operation",
+        Text,
+        CheckConstraint("operation IN ('copy', 'delete')", name="operation"),
+        nullable=False,
+    ),
+    Column("created_at", Moment, nullable=False, server_default=NOW),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("due_at", Moment, nullable=False, server_default=NOW),
+    Column("last_error", Text),
+    Index("ix_journal_due", "due_at"),
+)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("object_id", Uuid, primary_key=True),
+    Column("site", Text, primary_key=True),
+    Column(
+        "verified_at", Moment, nullable=False, comment="when its bytes were read back and hashed"
+    ),
+)
+
+access_events = Table(
+    "access_events",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("at", Moment, nullable=False, server_default=NOW, index=True),
+    Column("type", Text, nullable=False, comment="vault.accesslog.event.EventType"),
+    Column("principal_id", Uuid),
+    Column("api_key_id", Text),
+    Column("request_id", Text),
+    Column("document_id", Uuid, index=True),
+    Column("version", Integer),
+    Column("detail", JSONB, nullable=False),
+)

@@ -1,0 +1,143 @@
+"""Upload rows: how an object that nobody owns yet is told from one that nobody will ever own.
+
+An object is stored before its version row exists. Until then an *upload row* stands for it; the commit
+of the version deletes the row, and a sweep may take it only by changing its state, so exactly one of the
+two happens. Rows belong to a *process*, which renews one heartbeat for all of them: a slow upload is safe
+as long as its process lives, however long it takes.
+
+Rows are reserved in batches, so that an upload costs no commit of its own before its first byte.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from datetime import timedelta
+from typing import Final
+from uuid import UUID, uuid4
+
+from sqlalchemy import delete, func, insert, literal, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from vault.database import Database
+from vault.errors import VaultError
+from vault.tables import processes, uploads
+
+HEARTBEAT_EVERY: Final = timedelta(seconds=10)
+DEAD_AFTER: Final = timedelta(minutes=5)
+"""Silence after which a process is taken for dead. Longer than any pause a live one survives."""
+
+BATCH: Final = 64
+
+_log = logging.getLogger(__name__)
+
+
+class UploadRows:
+    """This process's upload rows. Start it before use; safe for threads."""
+
+    def __init__(self, database: Database, site: str) -> None:
+        self._database = database
+        self._site = site
+        self._reserved: deque[UUID] = deque()
+        self._lost: deque[UUID] = deque()
+        self._reserving = threading.Lock()
+        self._stopping = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="upload-heartbeat", daemon=True)
+        self.process_id = uuid4()
+
+    def start(self) -> None:
+        """Register this process and keep its heartbeat going. Raises: DatabaseUnavailable."""
+        self._renew()
+        self._heart.start()
+
+    def stop(self) -> None:
+        """Give back what was reserved and not used; what is still open is left to the sweep."""
+        self._stopping.set()
+        self._heart.join()
+        try:
+            self._mark_abandoned_lost_ones()
+            self._give_back_unused()
+        except VaultError:
+            _log.warning("upload rows of this process are left to the sweep")
+
+    def take(self) -> UUID:
+        """A fresh object id whose upload row is committed. Raises: DatabaseUnavailable."""
+        while True:
+            try:
+                return self._reserved.popleft()
+            except IndexError:
+                self._reserve_batch()
+
+    def put_back(self, object_id: UUID) -> None:
+        """Return an id that was taken and under which nothing was stored."""
+        self._reserved.append(object_id)
+
+    def abandon(self, object_id: UUID) -> bool:
+        """Give up an upload; True if its object is now nobody's and may be deleted.
+
+        False when the version was committed after all (a commit whose answer was lost), when the
+        sweep has it, or when the database cannot say: it is asked again with the next heartbeat.
+        """
+        try:
+            rows = self._database.execute(_ABANDON.where(uploads.c.object_id == object_id), {})
+        except VaultError:
+            self._lost.append(object_id)
+            return False
+        return bool(rows)
+
+    def forget(self, object_id: UUID) -> None:
+        """Delete the row of an abandoned upload whose object is gone. Raises: VaultError."""
+        self._database.execute(delete(uploads).where(uploads.c.object_id == object_id), {})
+
+    def _reserve_batch(self) -> None:
+        with self._reserving:
+            if self._reserved:
+                return
+            ids = [uuid4() for _ in range(BATCH)]
+            rows = [
+                {"object_id": i, "process_id": self.process_id, "site": self._site, "state": "open"}
+                for i in ids
+            ]
+            self._database.execute(insert(uploads).values(rows), {})
+            self._reserved.extend(ids)
+
+    def _beat(self) -> None:
+        while not self._stopping.wait(HEARTBEAT_EVERY.total_seconds()):
+            try:
+                self._renew()
+                self._mark_abandoned_lost_ones()
+            except VaultError:
+                _log.warning("heartbeat missed: the database is away")
+
+    def _renew(self) -> None:
+        alive_until = func.now() + literal(DEAD_AFTER)
+        statement = upsert(processes).values(id=self.process_id, alive_until=alive_until)
+        self._database.execute(
+            statement.on_conflict_do_update(
+                index_elements=[processes.c.id], set_={"alive_until": alive_until}
+            ),
+            {},
+        )
+
+    def _mark_abandoned_lost_ones(self) -> None:
+        for _ in range(len(self._lost)):
+            self.abandon(self._lost.popleft())
+
+    def _give_back_unused(self) -> None:
+        unused = [self._reserved.popleft() for _ in range(len(self._reserved))]
+        with self._database.transaction() as connection:
+            connection.execute(delete(uploads).where(uploads.c.object_id.in_(unused)))
+            connection.execute(
+                update(processes)
+                .where(processes.c.id == self.process_id)
+                .values(alive_until=func.now())
+            )
+
+
+_ABANDON = (
+    update(uploads)
+    .where(uploads.c.state == "open")
+    .values(state="abandoned")
+    .returning(uploads.c.object_id)
+)
