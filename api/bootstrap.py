@@ -63,6 +63,7 @@ class Services:
     principals: Principals
     classes: Classes
     documents: Documents
+    upload_rows: UploadRows
     uploads: Uploads
     contents: Contents
     holds: Holds
@@ -125,6 +126,7 @@ def _wire(
         principals=Principals(database),
         classes=classes,
         documents=Documents(database, classes),
+        upload_rows=rows,
         uploads=Uploads(database, classes, rows, sealing, commits),
         contents=Contents(database, local, keys, vault_id),
         holds=Holds(database),

@@ -66,7 +66,7 @@ def create_root_key(path: Path, *, data_folder: Path, passphrase: str | None = N
     The folder is made with mode 0700 if it is missing. The file is durable when this returns.
 
     Raises:
-        UnsafeKeyFile: a file is there already, or it cannot be written.
+        UnsafeKeyFile: a file is there already (a root key is never replaced), or none can be written.
     """
     _refuse_below(data_folder, path)
     root_key = RootKey.generate()
@@ -76,10 +76,8 @@ def create_root_key(path: Path, *, data_folder: Path, passphrase: str | None = N
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         durable.create(path, content)
-    except FileExistsError as exc:
-        raise UnsafeKeyFile(f"{path} is there already; a root key is never replaced") from exc
     except OSError as exc:
-        raise UnsafeKeyFile(f"{path} cannot be written: {exc.strerror}") from exc
+        raise UnsafeKeyFile(f"{path} cannot be made: {exc.strerror}") from exc
     return root_key
 
 

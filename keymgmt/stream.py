@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from enum import IntEnum
 from typing import Final, Protocol
@@ -233,11 +233,11 @@ def open_range(
     fetch: Fetch,
     start: int,
     stop: int,
-) -> Iterator[bytes]:
+) -> Generator[bytes]:
     """Plaintext bytes `start` up to, and without, `stop`: one bytes object for each segment.
 
     Fetches the segments that hold the range and the header: in one go if segment 0 is among them,
-    else in two. Every reader is closed, also if the iterator is closed early. An empty document
+    else in two. Every reader is closed, also if the generator is closed early. An empty document
     yields nothing and is authenticated all the same; any other empty range fetches nothing.
 
     Args:

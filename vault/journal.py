@@ -136,10 +136,10 @@ class Journal:
 
     def failed(self, task: Task, error: str) -> None:
         """Come back later, twice as late each time up to `MAX_DELAY`."""
-        delay = func.least(
-            literal(timedelta(seconds=1)) * func.power(2, func.least(journal.c.attempts, 20)),
-            literal(MAX_DELAY),
+        seconds = func.least(
+            func.power(2, func.least(journal.c.attempts, 20)), MAX_DELAY.total_seconds()
         )
+        delay = func.make_interval(0, 0, 0, 0, 0, 0, seconds)
         self._database.execute(
             update(journal)
             .where(journal.c.id == task.id)

@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID, uuid4
 
-from sqlalchemy import delete, func, insert, literal, update
+from sqlalchemy import case, delete, func, insert, literal, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from vault.database import Database
@@ -76,8 +76,8 @@ class UploadRows:
     def abandon(self, object_id: UUID) -> bool:
         """Give up an upload; True if its object is now nobody's and may be deleted.
 
-        False when the version was committed after all (a commit whose answer was lost), when the
-        sweep has it, or when the database cannot say: it is asked again with the next heartbeat.
+        False when the version was committed after all (a commit whose answer was lost), or when the
+        database cannot say: it is asked again with the next heartbeat.
         """
         try:
             rows = self._database.execute(_ABANDON.where(uploads.c.object_id == object_id), {})
@@ -135,9 +135,10 @@ class UploadRows:
             )
 
 
+# A row that is still there was not committed, and cannot be any more. If a COMMIT whose answer was lost is
+# still running, it holds the row's lock, and this waits for how it ends.
 _ABANDON = (
     update(uploads)
-    .where(uploads.c.state == "open")
-    .values(state="abandoned")
+    .values(state=case((uploads.c.state == "open", "abandoned"), else_=uploads.c.state))
     .returning(uploads.c.object_id)
 )

@@ -134,10 +134,12 @@ def test_sizes_are_inverse_to_each_other(size: int) -> None:
 
 
 @given(size=st.integers(0, MAX_SEGMENTS * SEGMENT_SIZE_BYTES) | sizes)
-def test_a_size_is_either_that_of_an_object_or_refused(size: int) -> None:
-    try:
-        plaintext = plaintext_size(size)
-    except DecryptionFailed:
-        assert size - ciphertext_size(max(0, size - HEADER_SIZE_BYTES - 16)) <= 0 or size < 56
+def test_a_size_is_refused_exactly_if_no_object_has_it(size: int) -> None:
+    roughly = size // SEGMENT_SIZE_BYTES
+    guesses = [size - HEADER_SIZE_BYTES - 16 * n for n in range(roughly, roughly + 3)]
+    matching = [guess for guess in guesses if guess >= 0 and ciphertext_size(guess) == size]
+    if matching:
+        assert [plaintext_size(size)] == matching
     else:
-        assert ciphertext_size(plaintext) == size
+        with pytest.raises(DecryptionFailed):
+            plaintext_size(size)
