@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from sqlalchemy import text
+from typing_extensions import override
 
 from api import health
 from api.bootstrap import Services, UnsafeStart, build
@@ -30,6 +31,7 @@ class Finding:
     ok: bool
     words: str
 
+    @override
     def __str__(self) -> str:
         return f"{'ok   ' if self.ok else 'WRONG'}  {self.about}: {self.words}"
 

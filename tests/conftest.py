@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from api.embedded import DatabaseUrls, EmbeddedPostgres
+from pydantic import SecretStr
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
 from api.bootstrap import Services, build
+from api.embedded import DatabaseUrls, EmbeddedPostgres
 from api.settings import KmsSettings, Settings, Sites, SiteSettings
 from migrations.run import upgrade
 from tests.running import RunningService, running
@@ -70,7 +71,7 @@ def settings(tmp_path: Path, database_urls: DatabaseUrls) -> Settings:
     return Settings(
         home=tmp_path / "home",
         listen="127.0.0.1:0",
-        database_url=database_urls.service,
+        database_url=SecretStr(database_urls.service),
         sites=Sites(
             a=SiteSettings(path=tmp_path / "site-a"), b=SiteSettings(path=tmp_path / "site-b")
         ),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import tink
 from tink import secret_key_access, streaming_aead
 from tink.proto import aes_gcm_hkdf_streaming_pb2, common_pb2, tink_pb2
+from typing_extensions import override
 
 from keymgmt.datakey import DataKey
 from keymgmt.stream import SEGMENT_SIZE_BYTES, SealingStream, open_range
@@ -122,6 +123,7 @@ class _KeptBytes(io.BytesIO):
 
     kept = b""
 
+    @override
     def close(self) -> None:
         self.kept = self.getvalue()
         super().close()

@@ -15,11 +15,11 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from keymgmt.binding import associated_data
-from keymgmt.commitment import verify
 from sqlalchemy import Connection
 
 from keymgmt import stream
+from keymgmt.binding import associated_data
+from keymgmt.commitment import verify
 from keymgmt.errors import DecryptionFailed, KeyVersionRetired
 from keymgmt.provider import KeyProvider, Purpose, WrappedKey
 from vault.access.authorise import require

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hmac
 from dataclasses import replace
 
-from keymgmt.binding import associated_data
-from keymgmt.fingerprint import Fingerprint
 from sqlalchemy import Connection
 
+from keymgmt.binding import associated_data
+from keymgmt.fingerprint import Fingerprint
 from keymgmt.provider import Purpose, WrappedKey
 from vault.access.authorise import require
 from vault.access.policy import Action

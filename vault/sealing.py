@@ -10,9 +10,8 @@ from uuid import UUID, uuid4
 from keymgmt.binding import associated_data
 from keymgmt.commitment import commit
 from keymgmt.fingerprint import Fingerprint
-from keymgmt.stream import ObjectFormat, SealingStream
-
 from keymgmt.provider import KeyProvider, Purpose
+from keymgmt.stream import ObjectFormat, SealingStream
 from vault import filetype
 from vault.errors import MediaTypeNotAllowed, TooLarge
 from vault.model import DocumentClass

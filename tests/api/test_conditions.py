@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
+from sqlalchemy import create_engine, text
 
+from api.embedded import DatabaseUrls
 from tests.api.helpers import named, upload
 from tests.running import RunningService
 
@@ -188,26 +192,26 @@ def test_an_idempotency_key_belongs_to_its_principal(service: RunningService) ->
     assert one["id"] != two["id"]
 
 
-def test_a_second_request_while_the_first_runs_is_a_409(service: RunningService) -> None:
-    started, go_on = threading.Event(), threading.Event()
+def test_a_second_request_while_the_first_runs_is_a_409(
+    service: RunningService, database_urls: DatabaseUrls
+) -> None:
+    go_on = threading.Event()
     headers = {**named("a"), "Idempotency-Key": "k"}
 
     def slow() -> Iterator[bytes]:
         yield bytes(3 * MIB)
-        started.set()
-        go_on.wait(20)
+        go_on.wait(30)
         yield b"end"
 
+    def post(content: Iterator[bytes] | bytes) -> int:
+        return service.demo.post("/v1/documents", content=content, headers=headers).status_code
+
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(
-            lambda: service.demo.post("/v1/documents", content=slow(), headers=headers)
-        )
-        assert started.wait(10)
-        # The first batch has to reach the flow before the key is claimed.
-        second = _until_conflict(service, headers)
+        first = pool.submit(post, slow())
+        _wait_for_claim(database_urls)
+        second = post(b"other")
         go_on.set()
-        assert second == 409
-        assert first.result(20).status_code == 201
+        assert (first.result(30), second) == (201, 409)
 
 
 def test_a_failed_create_frees_its_idempotency_key(service: RunningService) -> None:
@@ -221,15 +225,17 @@ def test_a_failed_create_frees_its_idempotency_key(service: RunningService) -> N
     )
 
 
-def _until_conflict(service: RunningService, headers: dict[str, str]) -> int:
-    for _ in range(50):
-        status = service.demo.post("/v1/documents", content=b"other", headers=headers).status_code
-        if status == 409:
-            return status
-    return status
+def _wait_for_claim(database_urls: DatabaseUrls) -> None:
+    owner = create_engine(database_urls.owner, isolation_level="AUTOCOMMIT")
+    with owner.connect() as connection:
+        for _ in range(200):
+            if connection.execute(text("SELECT count(*) FROM idempotency_keys")).scalar_one():
+                return
+            time.sleep(0.05)
+    raise AssertionError("the first request never claimed its key")
 
 
-def _another_application(service: RunningService):  # type: ignore[no-untyped-def]
+def _another_application(service: RunningService) -> httpx.Client:
     new = {"name": "second", "scopes": ["read", "write"], "department": "demo"}
     principal = service.admin.post("/v1/principals", json=new).json()
     issued = service.admin.post("/v1/api-keys", json={"principal_id": principal["id"]}).json()

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterator
 from urllib.parse import quote
 
+import httpx
 import pytest
 
 from tests.api.helpers import named, upload
@@ -154,9 +155,12 @@ def test_a_document_moves_only_to_a_class_that_would_have_taken_it(service: Runn
 def test_a_class_refuses_other_types_and_larger_bodies(service: RunningService) -> None:
     rules = {"name": "scans", "media_types": ["image/*"], "max_size_bytes": 100}
     assert service.admin.post("/v1/classes", json=rules).status_code == 201
-    post = lambda body: service.demo.post(  # noqa: E731
-        "/v1/documents?class=scans", content=body, headers=named("scan.png")
-    )
+
+    def post(body: bytes) -> httpx.Response:
+        return service.demo.post(
+            "/v1/documents?class=scans", content=body, headers=named("scan.png")
+        )
+
     assert post(b"%PDF-1.7 not an image").status_code == 415
     assert post(b"\x89PNG\r\n\x1a\n" + b"0" * 200).status_code == 413
     assert post(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR").status_code == 201
@@ -226,12 +230,11 @@ def test_a_page_token_of_other_filters_is_refused(service: RunningService) -> No
 def test_search_finds_parts_of_names_and_takes_wildcards_literally(service: RunningService) -> None:
     upload(service.demo, b"x", name="客户合同 100%.pdf")
     upload(service.demo, b"x", name="other.pdf")
-    search = lambda text: [  # noqa: E731
-        item["name"]
-        for item in service.demo.post("/v1/documents/search", json={"name_contains": text}).json()[
-            "items"
-        ]
-    ]
+
+    def search(part: str) -> list[str]:
+        answer = service.demo.post("/v1/documents/search", json={"name_contains": part})
+        return [item["name"] for item in answer.json()["items"]]
+
     assert search("合同") == ["客户合同 100%.pdf"]
     assert search("OTHER") == ["other.pdf"]
     assert search("%") == ["客户合同 100%.pdf"]

@@ -8,9 +8,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from api.embedded import DatabaseUrls
 from sqlalchemy import Engine, create_engine, text
 
+from api.embedded import DatabaseUrls
 from replication.copier import Copier
 from replication.worker import ReplicationWorker
 from tests.api.helpers import named, upload

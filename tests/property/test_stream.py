@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 
 import pytest
 from hypothesis import assume, given, settings
@@ -55,7 +56,7 @@ def test_any_chunking_opens_to_what_was_written(size: int, data: st.DataObject) 
     edges = sorted({0, size, *(cut for cut in cuts if cut <= size)})
     sink = MemorySink()
     stream = SealingStream(KEY, BINDING, sink)
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         stream.write(PLAINTEXT[begin:end])
     stream.finish()
     assert b"".join(open_whole(KEY, bytes(sink.ciphertext), size)) == PLAINTEXT[:size]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import hmac
 import json
 import multiprocessing
 import resource
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +83,14 @@ def test_a_wrapped_key_can_be_opened_by_hand_from_the_documented_format(path: Pa
     body = base64.b64decode(text)
     opened = AESGCM(derive(kek, CONTEXT)).decrypt(body[:12], body[12:], None)
     assert opened == data_key.reveal_to_keymgmt()
+
+
+def test_a_wrapped_key_has_one_spelling_only(path: Path) -> None:
+    keyring = LocalKeyring(path, ROOT_KEY)
+    wrapped = keyring.wrap("documents", CONTEXT, DataKey.generate())
+    for variant in (wrapped.text.upper(), wrapped.text.replace("v2", "v02"), f" {wrapped.text}"):
+        with pytest.raises(DecryptionFailed):
+            keyring.unwrap("documents", CONTEXT, WrappedKey(variant))
 
 
 def test_the_file_is_private_and_nothing_lies_about(path: Path) -> None:
@@ -255,15 +266,19 @@ def test_a_change_by_another_process_is_seen_at_once(path: Path) -> None:
         ours.unwrap("documents", CONTEXT, wrapped)
 
 
-def rotate_many_times(path: Path, times: int) -> None:
+def rotate_many_times(path: Path, times: int, together: Barrier) -> None:
     keyring = LocalKeyring(path, ROOT_KEY)
+    together.wait(timeout=30)
     for _ in range(times):
         keyring.rotate("documents")
 
 
 def test_no_change_is_lost_when_processes_rotate_at_the_same_time(path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=rotate_many_times, args=(path, 10)) for _ in range(3)]
+    together = spawn.Barrier(3)
+    processes = [
+        spawn.Process(target=rotate_many_times, args=(path, 10, together)) for _ in range(3)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -272,17 +287,37 @@ def test_no_change_is_lost_when_processes_rotate_at_the_same_time(path: Path) ->
     assert LocalKeyring(path, ROOT_KEY).describe("documents").latest == 32
 
 
+def test_a_change_waits_for_the_lock_and_a_read_does_not(path: Path) -> None:
+    keyring = LocalKeyring(path, ROOT_KEY)
+    rotation = threading.Thread(target=keyring.rotate, args=("documents",))
+    with path.with_name("keyring.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        rotation.start()
+        rotation.join(timeout=0.3)
+        assert rotation.is_alive()
+        assert keyring.describe("documents").latest == 2
+    rotation.join(timeout=30)
+    assert keyring.describe("documents").latest == 3
+
+
+# Trimming
+
+
+def test_a_trimmed_version_stays_retired_whatever_is_asked_for(path: Path) -> None:
+    keyring = LocalKeyring(path, ROOT_KEY)
+    _, wrapped = keyring.generate_data_key("documents", CONTEXT)
+    keyring.rotate("documents")
+    keyring.retire("documents", below=3)
+    keyring.trim("documents")
+    keyring.retire("documents", below=1)
+    assert keyring.describe("documents").oldest_usable == 3
+    with pytest.raises(KeyVersionRetired):
+        keyring.unwrap("documents", CONTEXT, wrapped)
+
+
 def test_trimmed_material_is_in_no_file_of_the_folder(path: Path) -> None:
     keyring = LocalKeyring(path, ROOT_KEY)
     keyring.retire("documents", below=2)
     keyring.trim("documents")
     assert list(document_in(path)["keks"]["documents"]["versions"]) == ["2"]
     assert sorted(file.name for file in path.parent.iterdir()) == ["keyring", "keyring.lock"]
-
-
-def test_a_wrapped_key_has_one_spelling_only(path: Path) -> None:
-    keyring = LocalKeyring(path, ROOT_KEY)
-    wrapped = keyring.wrap("documents", CONTEXT, DataKey.generate())
-    for variant in (wrapped.text.upper(), wrapped.text.replace("v2", "v02"), f" {wrapped.text}"):
-        with pytest.raises(DecryptionFailed):
-            keyring.unwrap("documents", CONTEXT, WrappedKey(variant))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 from itertools import pairwise
 
 import pytest
+from typing_extensions import override
 
 from keymgmt.datakey import DataKey
 from keymgmt.errors import DecryptionFailed
@@ -115,6 +116,7 @@ def test_a_finished_stream_takes_nothing_more() -> None:
 
 def test_a_stream_whose_sink_failed_can_never_pass_for_whole() -> None:
     class FullSink(MemorySink):
+        @override
         def space(self) -> memoryview:
             raise OSError("no room")
 
@@ -254,6 +256,16 @@ def test_an_object_cut_short_is_refused(left: int, size_follows: bool) -> None:
         )
 
 
+def test_a_reader_that_stops_short_is_refused_whatever_the_buffer_holds() -> None:
+    class ShortReader(MemoryReader):
+        @override
+        def readinto(self, buffer: memoryview) -> int:
+            return super().readinto(buffer) - 1
+
+    with pytest.raises(DecryptionFailed):
+        list(_range(MemoryObject(SEALED), 0, 1, lambda _offset, _length: ShortReader(SEALED)))
+
+
 def test_a_dropped_full_last_segment_is_refused() -> None:
     cut = seal(KEY, pattern(THREE_FULL_SEGMENTS))[: 2 * SEGMENT_SIZE_BYTES]
     with pytest.raises(DecryptionFailed):
@@ -340,6 +352,7 @@ def test_errors_of_fetch_pass_through(good_fetches: int) -> None:
 
 def test_errors_of_a_reader_pass_through_and_it_is_closed() -> None:
     class CutReader(MemoryReader):
+        @override
         def readinto(self, buffer: memoryview) -> int:
             if len(buffer) > HEADER_SIZE_BYTES:
                 raise StoreIsAway

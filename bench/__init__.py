@@ -1,0 +1,1 @@
+"""Speed and memory targets, each beside a floor measured in the same run: `python -m bench`."""

@@ -1,0 +1,93 @@
+"""Resident memory of the service while large documents are in flight."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import psutil  # type: ignore[import-untyped]  # it ships no types
+
+from bench import payload
+from bench.payload import LargeBody
+from bench.plan import MIB, Plan
+from bench.result import Result, at_most
+from bench.world import MeasuredService, World
+
+IN_FLIGHT: Final = 3
+SAMPLE_EVERY_SECONDS: Final = 0.01
+WARM_UPS: Final = 50
+
+
+def run(world: World, plan: Plan) -> Iterator[Result]:
+    """Uploads whose length is not announced, then downloads; each in a fresh process."""
+    body = LargeBody(plan.memory_bytes)
+    database, bucket = world.database(), world.bucket()
+    with world.service(database, bucket) as service:
+        yield from _growth("upload", service, body, lambda: _upload_and_remove(service, body))
+        document_id = _upload(service, body)
+    with world.service(database, bucket) as service:
+        yield from _growth("download", service, body, lambda: _download(service, document_id))
+        service.remove_object_of(document_id)
+
+
+def _growth(
+    what: str, service: MeasuredService, body: LargeBody, work: Callable[[], None]
+) -> Iterator[Result]:
+    _warm_up(service)
+    process = psutil.Process(service.pid)
+    idle = _resident_mib(process)
+    one, several = (_peak_mib(process, work, count) - idle for count in (1, IN_FLIGHT))
+    further = (several - one) / (IN_FLIGHT - 1)
+    size = f"{body.size_bytes // MIB:,} MiB"
+    for name, grown, limit in (("one", one, 48), ("each further", further, 32)):
+        line = f"memory grown by {name} {what} of {size}; floor: idle"
+        yield Result(line, "MiB", idle, grown, target=at_most(limit))
+
+
+def _peak_mib(process: psutil.Process, work: Callable[[], None], count: int) -> float:
+    """The most that was resident at any sample while `work` ran `count` times at once."""
+    done = threading.Event()
+    with ThreadPoolExecutor(count + 1) as pool:
+        watching = pool.submit(_watch, process, done)
+        running = [pool.submit(work) for _ in range(count)]
+        try:
+            for future in running:
+                future.result()
+        finally:
+            done.set()
+        return watching.result()
+
+
+def _watch(process: psutil.Process, done: threading.Event) -> float:
+    most = _resident_mib(process)
+    while not done.wait(SAMPLE_EVERY_SECONDS):
+        most = max(most, _resident_mib(process))
+    return most
+
+
+def _resident_mib(process: psutil.Process) -> float:
+    return float(process.memory_info().rss) / MIB
+
+
+def _warm_up(service: MeasuredService) -> None:
+    """Load what is loaded at the first use, with documents too small to leave large buffers behind."""
+    with service.client() as client:
+        for _ in range(WARM_UPS):
+            document_id = client.upload(payload.pdf())["id"]
+            client.download(f"/v1/documents/{document_id}/content")
+
+
+def _upload(service: MeasuredService, body: LargeBody) -> str:
+    with service.client() as client:
+        return str(client.upload(body.chunks())["id"])
+
+
+def _upload_and_remove(service: MeasuredService, body: LargeBody) -> None:
+    service.remove_object_of(_upload(service, body))
+
+
+def _download(service: MeasuredService, document_id: str) -> None:
+    with service.client() as client:
+        client.download(f"/v1/documents/{document_id}/content")

@@ -1,0 +1,32 @@
+"""How much is measured: in full, or quickly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+MIB: Final = 2**20
+GIB: Final = 2**30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes and repetitions.
+
+    Attributes:
+        rounds: how often each pair is measured, in turns.
+        large_bytes: one large document; a multiple of 8 MiB.
+        small_seconds: how long small documents are sent, per round and side.
+        memory_bytes: each document in flight while memory is watched; a multiple of 8 MiB.
+        documents: how many the long list holds.
+    """
+
+    rounds: int
+    large_bytes: int
+    small_seconds: float
+    memory_bytes: int
+    documents: int
+
+
+FULL: Final = Plan(5, 1 * GIB, 4.0, 5 * GIB, 1_000_000)
+QUICK: Final = Plan(3, 256 * MIB, 1.5, 512 * MIB, 100_000)

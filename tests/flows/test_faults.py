@@ -1,0 +1,205 @@
+"""A dependency away at each step: 503 with Retry-After, nothing half done, and on with it afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Executable
+from typing_extensions import override
+
+from api.bootstrap import build
+from api.embedded import EmbeddedPostgres
+from api.settings import Settings
+from migrations.run import upgrade
+from tests.api.helpers import named, upload
+from tests.running import RunningService, running
+from vault.database import Database
+from vault.errors import DatabaseUnavailable
+
+MIB = 2**20
+
+
+@contextmanager
+def away(path: Path) -> Iterator[None]:
+    """A file or folder that is not there for a while."""
+    hidden = path.with_name(path.name + ".away")
+    path.rename(hidden)
+    try:
+        yield
+    finally:
+        hidden.rename(path)
+
+
+def site_a(service: RunningService) -> Path:
+    folder = service.services.settings.sites.a.path
+    assert folder is not None
+    return folder
+
+
+def keyring(service: RunningService) -> Path:
+    return service.services.settings.home / "keys" / "keyring.json"
+
+
+def is_unavailable(answer: httpx.Response, kind: str) -> bool:
+    assert answer.status_code == 503, answer.text
+    assert int(answer.headers["retry-after"]) > 0
+    return bool(answer.json()["type"] == f"urn:strongroom:problem:{kind}")
+
+
+def test_an_upload_without_its_store_is_a_503_and_leaves_nothing(service: RunningService) -> None:
+    with away(site_a(service)):
+        answer = service.demo.post("/v1/documents", content=b"x", headers=named("a"))
+        assert is_unavailable(answer, "store-unavailable")
+    assert service.demo.get("/v1/documents").json()["items"] == []
+    assert upload(service.demo, b"x")["version"]["number"] == 1
+
+
+def test_a_store_that_goes_in_mid_upload_is_a_503(service: RunningService) -> None:
+    folder = site_a(service)
+    hidden = folder.with_name("hidden")
+
+    def chunks() -> Iterator[bytes]:
+        yield bytes(12 * MIB)
+        folder.rename(hidden)
+        for _ in range(30):
+            yield bytes(MIB)
+
+    answer = service.demo.post("/v1/documents", content=chunks(), headers=named("a"))
+    hidden.rename(folder)
+    assert is_unavailable(answer, "store-unavailable")
+    service.services.sweep.run()
+    assert service.demo.get("/v1/documents").json()["items"] == []
+    assert list(service.services.stores["a"].list()) == []
+    assert list(service.services.stores["a"].pending()) == []
+
+
+def test_a_download_without_its_store_is_a_503(service: RunningService) -> None:
+    document = upload(service.demo, b"x")
+    path = f"/v1/documents/{document['id']}/content"
+    with away(site_a(service)):
+        assert is_unavailable(service.demo.get(path), "store-unavailable")
+    assert service.demo.get(path).content == b"x"
+
+
+def test_without_the_keyring_nothing_is_stored_and_nothing_read(service: RunningService) -> None:
+    document = upload(service.demo, b"x")
+    path = f"/v1/documents/{document['id']}/content"
+    with away(keyring(service)):
+        create = service.demo.post("/v1/documents", content=b"y", headers=named("a"))
+        assert is_unavailable(create, "keys-unavailable")
+        assert is_unavailable(service.demo.get(path), "keys-unavailable")
+        ready = httpx.get(f"{service.url}/readyz", trust_env=False)
+        assert ready.status_code == 503
+        assert ready.json()["dependencies"]["keys"] != "up"
+        assert ready.json()["dependencies"]["database"] == "up"
+    assert len(service.demo.get("/v1/documents").json()["items"]) == 1
+    assert service.demo.get(path).content == b"x"
+
+
+@pytest.fixture
+def own_postgres(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL that a test may kill."""
+    with EmbeddedPostgres(tmp_path / "own") as server:
+        upgrade(server.urls.owner)
+        yield server
+
+
+def kill(server: EmbeddedPostgres) -> None:
+    pid = int((server._data / "postmaster.pid").read_text().split()[0])
+    os.kill(pid, signal.SIGKILL)
+    server._process.wait(20)
+
+
+def test_postgresql_away_at_the_start_in_the_middle_and_at_the_commit(
+    settings: Settings, own_postgres: EmbeddedPostgres
+) -> None:
+    own = settings.model_copy(update={"database_url": SecretStr(own_postgres.urls.service)})
+    with build(own) as services, running(services) as service:
+        kept = upload(service.demo, b"acknowledged")
+
+        def chunks() -> Iterator[bytes]:
+            yield bytes(10 * MIB)
+            kill(own_postgres)
+            yield bytes(10 * MIB)
+
+        cut = service.demo.post("/v1/documents", content=chunks(), headers=named("a"))
+        assert is_unavailable(cut, "unavailable")
+        for answer in (
+            service.demo.post("/v1/documents", content=b"x", headers=named("a")),
+            service.demo.get("/v1/documents"),
+            service.demo.get(f"/v1/documents/{kept['id']}/content"),
+            service.demo.delete(f"/v1/documents/{kept['id']}"),
+        ):
+            assert is_unavailable(answer, "unavailable")
+        assert httpx.get(f"{service.url}/healthz", trust_env=False).status_code == 200
+        assert httpx.get(f"{service.url}/readyz", trust_env=False).status_code == 503
+
+
+class ForgetfulDatabase(Database):
+    """The database whose answer to a commit gets lost, as a cut connection loses it."""
+
+    lose_answers = False
+
+    @override
+    def execute(self, statement: Executable, parameters: dict[str, Any]) -> Any:
+        rows = super().execute(statement, parameters)
+        if self.lose_answers and "INSERT INTO documents" in str(statement):
+            raise DatabaseUnavailable
+        return rows
+
+
+def test_a_commit_whose_answer_is_lost_keeps_its_object_and_happens_once(
+    service: RunningService,
+) -> None:
+    database = service.services.database
+    database.__class__ = ForgetfulDatabase
+    key = {**named("a"), "Idempotency-Key": "k"}
+    try:
+        ForgetfulDatabase.lose_answers = True
+        lost = service.demo.post("/v1/documents", content=b"kept", headers=key)
+    finally:
+        ForgetfulDatabase.lose_answers = False
+    assert is_unavailable(lost, "unavailable")
+    again = service.demo.post("/v1/documents", content=b"kept", headers=key)
+    assert again.status_code == 201
+    (document,) = service.demo.get("/v1/documents").json()["items"]
+    assert document["id"] == again.json()["id"]
+    assert service.demo.get(f"/v1/documents/{document['id']}/content").content == b"kept"
+
+
+def test_a_body_shorter_than_announced_leaves_nothing(service: RunningService) -> None:
+    answer = _raw(service, announced=1000, sent=b"only this")
+    assert b"201" not in answer
+    assert service.demo.get("/v1/documents").json()["items"] == []
+
+
+def test_of_a_body_longer_than_announced_only_the_announced_part_counts(
+    service: RunningService,
+) -> None:
+    answer = _raw(service, announced=4, sent=b"four and more")
+    # The rest is no HTTP request; the server may say so before it answers the first one.
+    assert answer.startswith((b"HTTP/1.1 201", b"HTTP/1.1 400"))
+    for document in service.demo.get("/v1/documents").json()["items"]:
+        assert service.demo.get(f"/v1/documents/{document['id']}/content").content == b"four"
+
+
+def _raw(service: RunningService, *, announced: int, sent: bytes) -> bytes:
+    host, _, port = service.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), 20) as connection:
+        connection.sendall(
+            b"POST /v1/documents HTTP/1.1\r\nHost: x\r\n"
+            b"Authorization: Bearer " + service.demo_key.encode() + b"\r\n"
+            b'Content-Disposition: attachment; filename="a"\r\n'
+            b"Content-Length: " + str(announced).encode() + b"\r\n\r\n" + sent
+        )
+        connection.shutdown(socket.SHUT_WR)
+        return connection.recv(65536)
