@@ -18,7 +18,7 @@ from api.embedded import DatabaseUrls, EmbeddedPostgres
 from api.settings import Settings, SettingsError, SiteKind, SiteSettings, credentials_folder
 from keymgmt.local import LocalKeyring, create_keyring
 from keymgmt.provider import KeyProvider, Purpose
-from keymgmt.rootkey import RootKey, create_root_key, load_root_key
+from keymgmt.rootkey import CREDENTIAL_NAME, RootKey, create_root_key, load_root_key
 from migrations.run import is_current, upgrade
 from vault.access.api_keys import ApiKeys
 from vault.access.principals import Principals
@@ -176,15 +176,14 @@ def _open_keyring(settings: Settings, database: Database, vault_id: UUID) -> Key
 
 def _root_key(settings: Settings, vault_id: UUID, *, may_create: bool) -> RootKey:
     path = settings.kms.key_file or _default_key_file(vault_id)
-    if may_create and not path.exists():
-        _log.info("a root key was made at %s; without it no document opens: keep a copy", path)
-        return create_root_key(path, data_folder=settings.home)
-    passphrase = settings.kms.passphrase
+    passphrase = settings.kms.passphrase.get_secret_value() if settings.kms.passphrase else None
+    folder = credentials_folder()
+    has_credential = folder is not None and (folder / CREDENTIAL_NAME).exists()
+    if may_create and not has_credential and not path.exists():
+        _log.warning("a root key was made at %s; without it no document opens: keep a copy", path)
+        return create_root_key(path, data_folder=settings.home, passphrase=passphrase)
     return load_root_key(
-        path,
-        data_folder=settings.home,
-        passphrase=passphrase.get_secret_value() if passphrase else None,
-        credentials_folder=credentials_folder(),
+        path, data_folder=settings.home, passphrase=passphrase, credentials_folder=folder
     )
 
 

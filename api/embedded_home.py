@@ -58,7 +58,7 @@ def _lock(descriptor: int, deadline: float) -> None:
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                pid = os.pread(descriptor, 20, 0).decode("ascii", "replace")
+                pid = os.pread(descriptor, 20, 0).decode(errors="replace")
                 raise EmbeddedDatabaseError(
                     f"PostgreSQL is already running on this home (pid {pid}); stop it first"
                 ) from None
@@ -116,7 +116,7 @@ class ServerLog:
     def __init__(self, path: Path) -> None:
         """Opens nothing yet."""
         self.path = path
-        self._start = 0
+        self._start: int | None = None
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
@@ -130,11 +130,13 @@ class ServerLog:
             self._start = file.tell()
             yield file
 
-    def complaint(self) -> str | None:
-        """The newest line since `open` that tells a failure."""
-        with suppress(OSError):
+    def complaint(self) -> str:
+        """The newest line since `open` that tells a failure, else the newest; empty if there is none."""
+        if self._start is None:
+            return ""
+        try:
             lines = self.path.read_bytes()[self._start :].decode(errors="replace").splitlines()
-            for line in reversed(lines):
-                if any(word in line for word in _FAILURES):
-                    return line
-        return None
+        except OSError:
+            return ""
+        failures = [line for line in lines if any(word in line for word in _FAILURES)]
+        return (failures or lines or [""])[-1]

@@ -98,10 +98,10 @@ def _await_ready(process: subprocess.Popen[bytes], pid_file: Path) -> None:
 def _is_ready(pid_file: Path) -> bool:
     """What pg_ctl looks at: the server's own word, without a connection."""
     try:
-        lines = pid_file.read_text("ascii", "replace").splitlines()
+        lines = pid_file.read_bytes().splitlines()
     except FileNotFoundError:
         return False
-    return len(lines) > _STATUS_LINE and lines[_STATUS_LINE].strip() == "ready"
+    return len(lines) > _STATUS_LINE and lines[_STATUS_LINE].strip() == b"ready"
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

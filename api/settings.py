@@ -265,7 +265,7 @@ def _refuse_unknown_names() -> None:
     for name in sorted(os.environ):
         field = name.removeprefix(PREFIX).partition("__")[0].lower()
         if name.startswith(PREFIX) and name not in known and field not in Settings.model_fields:
-            raise SettingsError(f"{name} is not a setting; `strongroom doctor --help` lists them")
+            raise SettingsError(f"{name} is not a setting; docs/settings.md lists them")
 
 
 def _secret_names(model: type[BaseModel], prefix: str) -> Iterator[str]:

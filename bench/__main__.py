@@ -43,7 +43,9 @@ def _measured(names: list[str], plan: Plan) -> Iterator[Result]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--only", action="append", choices=BENCHES, help="may be repeated")
-    parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer rounds: 2 minutes")
+    parser.add_argument(
+        "--quick", action="store_true", help="smaller sizes, fewer rounds: 2 minutes"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args()
 

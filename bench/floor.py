@@ -39,7 +39,9 @@ CREATE TABLE floor_documents (
 );
 GRANT INSERT ON floor_documents TO strongroom_service"""
 
-_INSERT = text("INSERT INTO floor_documents (id, name, size_bytes) VALUES (:id, :name, :size_bytes)")
+_INSERT = text(
+    "INSERT INTO floor_documents (id, name, size_bytes) VALUES (:id, :name, :size_bytes)"
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,9 @@ def _chunks(stored: Any) -> Iterator[bytes]:
 
 @asynccontextmanager
 async def _lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    to_thread.current_default_thread_limiter().total_tokens = Settings.model_fields["threads"].default
+    to_thread.current_default_thread_limiter().total_tokens = Settings.model_fields[
+        "threads"
+    ].default
     yield
 
 

@@ -26,41 +26,35 @@ def run(world: World, plan: Plan) -> Iterator[Result]:
 
 def _upload(service: MeasuredService, world: World, body: LargeBody, rounds: int) -> Result:
     raw = [_raw_upload(world, body, parallel) for parallel in PARALLEL_PARTS]
-    with service.client() as client:
-        ours, *floors = in_turns(rounds, _our_upload(service, client, body), *raw)
+    ours, *floors = in_turns(rounds, lambda: _our_upload(service, body), *raw)
     best = max(floors, key=median)
     parallel = PARALLEL_PARTS[floors.index(best)]
     what = f"upload of {_size(body)}; floor: minio put_object, {parallel} part(s) at a time"
     return Result.of_rounds(what, "MiB/s", floor=best, ours=ours, target=at_least(0.9))
 
 
-def _download(
-    service: MeasuredService, floor_url: str, body: LargeBody, rounds: int
-) -> Result:
-    with service.client() as ours, Client(floor_url) as floor:
-        document_id = ours.upload(body.chunks(), body.size_bytes)["id"]
-        stored = f"/objects/{service.bucket.name}/{service.object_id_of(document_id)}"
-        mine, theirs = in_turns(
-            rounds,
-            lambda: _rate(lambda: ours.download(f"/v1/documents/{document_id}/content")),
-            lambda: _rate(lambda: floor.download(stored)),
-        )
+def _download(service: MeasuredService, floor_url: str, body: LargeBody, rounds: int) -> Result:
+    with service.client() as client:
+        document_id = client.upload(body.chunks(), body.size_bytes)["id"]
+    path = f"/v1/documents/{document_id}/content"
+    stored = f"/objects/{service.bucket.name}/{service.object_id_of(document_id)}"
+    ours, floor = in_turns(
+        rounds,
+        lambda: _download_rate(service.client(), path),
+        lambda: _download_rate(Client(floor_url), stored),
+    )
     service.remove_object_of(document_id)
     what = f"download of {_size(body)}; floor: the stored ciphertext, streamed"
-    return Result.of_rounds(what, "MiB/s", floor=theirs, ours=mine, target=at_least(0.8))
+    return Result.of_rounds(what, "MiB/s", floor=floor, ours=ours, target=at_least(0.8))
 
 
-def _our_upload(
-    service: MeasuredService, client: Client, body: LargeBody
-) -> Callable[[], float]:
-    def upload() -> float:
+def _our_upload(service: MeasuredService, body: LargeBody) -> float:
+    with service.client() as client:
         began = time.perf_counter()
         document = client.upload(body.chunks(), body.size_bytes)
         seconds = time.perf_counter() - began
-        service.remove_object_of(document["id"])
-        return body.size_bytes / MIB / seconds
-
-    return upload
+    service.remove_object_of(document["id"])
+    return body.size_bytes / MIB / seconds
 
 
 def _raw_upload(world: World, body: LargeBody, parallel: int) -> Callable[[], float]:
@@ -77,10 +71,11 @@ def _raw_upload(world: World, body: LargeBody, parallel: int) -> Callable[[], fl
     return upload
 
 
-def _rate(receive: Callable[[], int]) -> float:
-    """MiB per second of a download that returns how many bytes came."""
-    began = time.perf_counter()
-    return receive() / MIB / (time.perf_counter() - began)
+def _download_rate(client: Client, path: str) -> float:
+    with client:
+        began = time.perf_counter()
+        size_bytes = client.download(path)
+        return size_bytes / MIB / (time.perf_counter() - began)
 
 
 def _size(body: LargeBody) -> str:

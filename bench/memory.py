@@ -23,11 +23,10 @@ WARM_UPS: Final = 50
 def run(world: World, plan: Plan) -> Iterator[Result]:
     """Uploads whose length is not announced, then downloads; each in a fresh process."""
     body = LargeBody(plan.memory_bytes)
-    database, bucket = world.database(), world.bucket()
-    with world.service(database, bucket) as service:
+    with world.service() as service:
         yield from _growth("upload", service, body, lambda: _upload_and_remove(service, body))
         document_id = _upload(service, body)
-    with world.service(database, bucket) as service:
+        service.process.restart()
         yield from _growth("download", service, body, lambda: _download(service, document_id))
         service.remove_object_of(document_id)
 

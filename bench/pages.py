@@ -32,6 +32,8 @@ FILTERS: Final[dict[str, dict[str, str]]] = {
 }
 """Each matches more than a page even in the short list: a third, or a ninth, of the documents."""
 
+Connect = Callable[[], Client]
+
 
 def run(world: World, plan: Plan) -> Iterator[Result]:
     """Fill a short and a long list, then ask both for the same pages."""
@@ -51,31 +53,32 @@ def _compare(
     return Result.of_rounds(what, "ms", floor=theirs, ours=mine, target=SLOWEST)
 
 
-def _get(client: Client, wanted: dict[str, str]) -> Callable[[], float]:
+def _get(connect: Connect, wanted: dict[str, str]) -> Callable[[], float]:
     """Ask for a full page some times; the median in milliseconds."""
     path = _path(wanted, PAGE)
 
     def ask() -> float:
         taken = []
-        for _ in range(REQUESTS):
-            began = time.perf_counter()
-            page = client.get(path)
-            taken.append((time.perf_counter() - began) * 1000)
-            assert len(page["items"]) == PAGE
+        with connect() as client:
+            for _ in range(REQUESTS):
+                began = time.perf_counter()
+                page = client.get(path)
+                taken.append((time.perf_counter() - began) * 1000)
+                assert len(page["items"]) == PAGE
         return median(taken)
 
     return ask
 
 
-def _last_page_token(client: Client, documents: int) -> str:
-    """Walk to the last page, which must come after exactly the documents there are."""
-    token, seen = None, 0
-    while seen < documents - PAGE:
-        size = min(STRIDE, documents - PAGE - seen)
-        page = client.get(_path({"page_token": token} if token else {}, size))
-        token, seen = page["next_page_token"], seen + len(page["items"])
-    assert token is not None
-    return str(token)
+def _last_page_token(connect: Connect, documents: int) -> str:
+    """Walk to the last full page through all the others."""
+    wanted, seen = {}, 0
+    with connect() as client:
+        while seen < documents - PAGE:
+            page = client.get(_path(wanted, min(STRIDE, documents - PAGE - seen)))
+            wanted = {"page_token": str(page["next_page_token"])}
+            seen += len(page["items"])
+    return wanted["page_token"]
 
 
 def _path(wanted: dict[str, str], size: int) -> str:
@@ -83,12 +86,12 @@ def _path(wanted: dict[str, str], size: int) -> str:
 
 
 @contextmanager
-def _filled(world: World, documents: int) -> Iterator[Client]:
+def _filled(world: World, documents: int) -> Iterator[Connect]:
     """A service over `documents` documents, seen by a reader of every department."""
     with world.service() as service:
         _fill(service.owner, documents)
-        with service.client(_reader_key(service)) as reader:
-            yield reader
+        key = _reader_key(service)
+        yield lambda: service.client(key)
 
 
 def _fill(owner: Engine, documents: int) -> None:

@@ -25,7 +25,9 @@ def pdf() -> bytes:
 
 def text() -> bytes:
     """16 KiB of plain lines."""
-    lines = b"".join(b"%06d The tenant pays the rent on the third working day.\n" % n for n in range(400))
+    lines = b"".join(
+        b"%06d The tenant pays the rent on the third working day.\n" % n for n in range(400)
+    )
     return lines[:SMALL_BYTES]
 
 

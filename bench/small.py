@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from typing import Final
 
 from bench import payload
 from bench.client import Client
 from bench.plan import Plan
 from bench.result import Result, Target, at_least, in_turns
-from bench.world import MeasuredService, World
+from bench.world import World
 
 CLIENTS: Final = (1, 8)
 
@@ -32,42 +31,46 @@ def run(world: World, plan: Plan) -> Iterator[Result]:
         for name, (make, target) in BODIES.items():
             for clients in CLIENTS:
                 what = f"16 KiB {name} documents, {clients} client(s)"
-                yield _compare(service, floor_url, what, make(), clients, plan, target)
+                ours = _sender(service.client, clients, make())
+                floor = _sender(lambda: Client(floor_url), clients, make())
+                yield _compare(what, plan, target, ours=ours, floor=floor)
 
 
 def _compare(
-    service: MeasuredService,
-    floor_url: str,
     what: str,
-    body: bytes,
-    clients: int,
     plan: Plan,
     target: Target | None,
+    *,
+    ours: Callable[[float], float],
+    floor: Callable[[float], float],
 ) -> Result:
-    with ExitStack() as stack:
-        ours = [stack.enter_context(service.client()) for _ in range(clients)]
-        floor = [stack.enter_context(Client(floor_url)) for _ in range(clients)]
-        for side in (ours, floor):
-            _rate(side, body, WARM_UP_SECONDS)
-        mine, theirs = in_turns(
-            plan.rounds,
-            lambda: _rate(ours, body, plan.small_seconds),
-            lambda: _rate(floor, body, plan.small_seconds),
-        )
+    for side in (ours, floor):
+        side(WARM_UP_SECONDS)
+    mine, theirs = in_turns(
+        plan.rounds, lambda: ours(plan.small_seconds), lambda: floor(plan.small_seconds)
+    )
     return Result.of_rounds(what, "/s", floor=theirs, ours=mine, target=target)
 
 
-def _rate(clients: list[Client], body: bytes, seconds: float) -> float:
-    """Documents per second that all clients together get acknowledged."""
-    began = time.perf_counter()
-    with ThreadPoolExecutor(len(clients)) as pool:
-        sent = sum(pool.map(lambda client: _send_until(client, body, began + seconds), clients))
-    return sent / (time.perf_counter() - began)
+def _sender(connect: Callable[[], Client], clients: int, body: bytes) -> Callable[[float], float]:
+    """Sends `body` again and again for some seconds; acknowledged documents per second, all clients."""
+
+    def send_for(seconds: float) -> float:
+        began = time.perf_counter()
+        with ThreadPoolExecutor(clients) as pool:
+            sending = [
+                pool.submit(_send_until, connect, body, began + seconds) for _ in range(clients)
+            ]
+            sent = sum(future.result() for future in sending)
+        return sent / (time.perf_counter() - began)
+
+    return send_for
 
 
-def _send_until(client: Client, body: bytes, deadline: float) -> int:
+def _send_until(connect: Callable[[], Client], body: bytes, deadline: float) -> int:
     sent = 0
-    while time.perf_counter() < deadline:
-        client.upload(body)
-        sent += 1
+    with connect() as client:
+        while time.perf_counter() < deadline:
+            client.upload(body)
+            sent += 1
     return sent

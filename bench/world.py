@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from uuid import UUID
 
@@ -23,6 +23,8 @@ from bench.client import Client
 from bench.s3 import Bucket
 from migrations.run import upgrade
 from tests.process import LOOPBACK_DEMO, ServeProcess
+from tests.servers.require import built
+from tests.servers.s3 import Versity
 from vault.objects.keys import object_key
 
 _numbers = itertools.count(1)
@@ -42,7 +44,7 @@ class MeasuredService:
 
     @property
     def pid(self) -> int:
-        """Of the one process that serves."""
+        """Of the one process that serves; another one after a restart."""
         return self.process.process.pid
 
     def client(self, key: str | None = None) -> Client:
@@ -68,12 +70,13 @@ class World:
 
     folder: Path
     postgres: EmbeddedPostgres
-    s3: Bucket
+    s3: Versity
 
     def bucket(self) -> Bucket:
         """A new, empty bucket."""
-        made = replace(self.s3, name=f"bench-{next(_numbers)}")
-        made.client().make_bucket(made.name)
+        name = f"bench-{next(_numbers)}"
+        made = Bucket(self.s3.endpoint, name, self.s3.access_key, self.s3.secret_key)
+        made.client().make_bucket(name)
         return made
 
     def database(self) -> DatabaseUrls:
@@ -92,11 +95,9 @@ class World:
         return _renamed(self.postgres.urls, name)
 
     @contextmanager
-    def service(
-        self, database: DatabaseUrls | None = None, bucket: Bucket | None = None
-    ) -> Iterator[MeasuredService]:
+    def service(self) -> Iterator[MeasuredService]:
         """The service over S3, without the worker, which would copy beside the measurement."""
-        database, bucket = database or self.database(), bucket or self.bucket()
+        database, bucket = self.database(), self.bucket()
         folder = self.folder / f"service-{next(_numbers)}"
         folder.mkdir(mode=0o700)
         environment = _environment(folder, database, bucket)
@@ -133,10 +134,24 @@ def open_world() -> Iterator[World]:
     with (
         tempfile.TemporaryDirectory(prefix="strongroom-bench-") as name,
         EmbeddedPostgres(Path(name) / "postgres") as postgres,
-        versity(Path(name) / "s3") as s3,
+        _versity(Path(name) / "s3") as s3,
     ):
         upgrade(postgres.urls.owner)
         yield World(Path(name), postgres, s3)
+
+
+@contextmanager
+def _versity(folder: Path) -> Iterator[Versity]:
+    binary = built("versity")
+    if binary is None:
+        raise SystemExit("bench: there is no Versity S3 Gateway; `make servers` builds it")
+    folder.mkdir()
+    server = Versity(binary, folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 def _environment(folder: Path, database: DatabaseUrls, bucket: Bucket) -> dict[str, str]:

@@ -36,10 +36,10 @@ class DidNotStart(Exception):
 
 
 def wait_until(holds: Callable[[], bool], seconds: float) -> bool:
-    """Ask every 20 ms whether it `holds`; False if it never did."""
+    """Ask every 5 ms whether it `holds`; False if it never did."""
     until = time.monotonic() + seconds
     while not (held := holds()) and time.monotonic() < until:
-        time.sleep(0.02)
+        time.sleep(0.005)
     return held
 
 
@@ -146,7 +146,7 @@ class ServeProcess:
 
     Attributes:
         url: of the latest start.
-        admin_key, demo_key: as the first start printed them.
+        admin_key, demo_key: as the start that made them printed them.
     """
 
     def __init__(
@@ -182,10 +182,14 @@ class ServeProcess:
         try:
             return self.start()
         except BaseException:
-            self.__exit__()
+            self.close()
             raise
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process and everything it started, at once."""
         for process in self.kill():
             process.kill()
 
@@ -206,13 +210,12 @@ class ServeProcess:
         ended = wait_until(lambda: self._is_ready() or self.has_ended, READY_WITHIN_SECONDS)
         if not ended or self.has_ended:
             raise DidNotStart(self.output("stdout") + self.output("stderr"))
-        self.admin_key = self._key("admin key") or self.admin_key
-        self.demo_key = self._key("api key") or self.demo_key
+        self._read_keys()
 
-    def stop(self) -> int:
-        """SIGTERM; returns the exit code, negative for the signal that ended it."""
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Tell it to stop; returns the exit code, negative for the signal that ended it."""
         self._note_descendants()
-        self.process.terminate()
+        self.process.send_signal(number)
         return self.process.wait(ENDED_WITHIN_SECONDS)
 
     def kill(self) -> list[LinuxProcess]:
@@ -221,6 +224,7 @@ class ServeProcess:
         if self._process is not None and not self.has_ended:
             self._process.kill()
             self._process.wait(ENDED_WITHIN_SECONDS)
+            self._read_keys()
         return self._descendants
 
     def restart(self) -> Self:
@@ -265,6 +269,10 @@ class ServeProcess:
 
     def _printed(self, stream: str) -> Path:
         return self.folder / f"start-{self._starts}.{stream}"
+
+    def _read_keys(self) -> None:
+        self.admin_key = self._key("admin key") or self.admin_key
+        self.demo_key = self._key("api key") or self.demo_key
 
     def _key(self, label: str) -> str | None:
         found = re.search(rf"^{label}: (\S+)$", self.output("stdout"), re.MULTILINE)

@@ -11,13 +11,15 @@ import json
 import os
 import signal
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 from api.embedded import EmbeddedPostgres
 
 
 def become(uid: int, wheel: str) -> None:
-    """Give root up for good. The interpreter may be out of the user's reach: all is imported by now."""
+    """Give root up for good. Python may lie out of the user's reach, so what it loads late comes first."""
+    files("migrations").joinpath("roles.sql").read_bytes()
     sys.path.insert(0, wheel)
     os.setgroups([])
     os.setgid(uid)

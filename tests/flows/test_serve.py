@@ -6,6 +6,7 @@ import ipaddress
 import json
 import os
 import pwd
+import signal
 import socket
 import ssl
 import subprocess
@@ -14,6 +15,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -74,9 +76,13 @@ def test_a_killed_parent_leaves_no_postgres_behind(serve: ServeProcess) -> None:
     assert wait_until(lambda: not any(process.lives for process in left), 3)
 
 
-def test_sigterm_ends_everything_in_order(serve: ServeProcess) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_stop_ends_everything_in_order(
+    serve: ServeProcess, number: signal.Signals
+) -> None:
     started = descendants(serve.process.pid)
-    assert serve.stop() == 0
+    assert serve.stop(number) == 0
+    assert "Traceback" not in serve.output("stderr")
     assert [process for process in started if process.lives] == []
     assert not (serve.home / "postgres" / "run").is_symlink(), "the folder of the socket stays"
 
@@ -112,6 +118,23 @@ def test_a_port_in_use_is_told_clearly(tmp_path: Path) -> None:
     assert refused.returncode == COULD_NOT_RUN
     assert f"cannot listen on {address}" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_of_two_starts_at_once_on_one_port_the_loser_is_told_clearly(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        options = ("--listen", f"127.0.0.1:{free.getsockname()[1]}")
+    with ExitStack() as both:
+        starts = []
+        for name in ("one", "other"):
+            (tmp_path / name).mkdir()
+            start = ServeProcess(tmp_path / name, options=options)
+            starts.append(both.enter_context(closing(start)))
+            start.launch()
+        assert wait_until(lambda: any(start.has_ended for start in starts), 60)
+        (loser,) = (start for start in starts if start.has_ended)
+        assert loser.process.returncode == COULD_NOT_RUN
+        assert "cannot listen" in loser.output("stderr")
+        assert "Traceback" not in loser.output("stderr")
 
 
 def test_tls_serves_and_strangers_do_not_believe_the_certificate(tmp_path: Path) -> None:

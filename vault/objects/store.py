@@ -147,7 +147,7 @@ class ObjectStore(Protocol):
         fetched page by page."""
 
     def pending(self, prefix: str = "") -> Iterator[PendingUpload]:
-        """Multipart uploads left open (none where the store cannot list them)."""
+        """Multipart uploads left open. A plain store may show them for a whole key only."""
 
     def abort_pending(self, key: str, upload_id: str) -> None:
         """Drop a multipart upload that another process left behind. Idempotent."""

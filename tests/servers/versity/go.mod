@@ -1,4 +1,4 @@
-module strongroom.test/versitygw
+module strongroom.test/versity
 
 go 1.26
 

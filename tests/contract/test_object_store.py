@@ -1,0 +1,337 @@
+"""One contract for every object store; a further store is one more line in `STORES`."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from minio.commonconfig import ENABLED
+from minio.versioningconfig import VersioningConfig
+
+from tests.servers.s3 import S3Server
+from vault.objects.directory import DirectoryStore
+from vault.objects.keys import object_key
+from vault.objects.store import (
+    PART_SIZE_BYTES,
+    ObjectMissing,
+    ObjectReader,
+    ObjectStore,
+    StoreMisconfigured,
+    StoreUnavailable,
+)
+
+KIB, MIB = 2**10, 2**20
+
+
+def _directory(request: pytest.FixtureRequest) -> ObjectStore:
+    store = DirectoryStore("a", request.getfixturevalue("tmp_path") / "site")
+    store.prepare()
+    return store
+
+
+def _s3(name: str) -> Callable[[pytest.FixtureRequest], ObjectStore]:
+    return lambda request: request.getfixturevalue(name).store()
+
+
+STORES: dict[str, Callable[[pytest.FixtureRequest], ObjectStore]] = {
+    "directory": _directory,
+    "versity": _s3("versity"),
+    "rclone": _s3("rclone"),
+}
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest) -> ObjectStore:
+    return STORES[request.param](request)
+
+
+def key() -> str:
+    return object_key(uuid4())
+
+
+def read(store: ObjectStore, name: str, offset: int = 0, length: int | None = None) -> bytes:
+    buffer = memoryview(bytearray(MIB))
+    with closing(store.open(name, offset, length)) as reader:
+        parts = []
+        while got := reader.readinto(buffer):
+            parts.append(bytes(buffer[:got]))
+        return b"".join(parts)
+
+
+def _drain(reader: ObjectReader) -> None:
+    while reader.readinto(memoryview(bytearray(MIB))):
+        pass
+
+
+def put_in_parts(store: ObjectStore, name: str, content: bytes) -> None:
+    upload = store.begin_parts(name)
+    for number, start in enumerate(range(0, max(len(content), 1), PART_SIZE_BYTES), start=1):
+        upload.put_part(number, memoryview(content)[start : start + PART_SIZE_BYTES])
+    upload.complete()
+
+
+@pytest.mark.parametrize("size", [0, 1, 16 * KIB, MIB, PART_SIZE_BYTES])
+def test_what_is_put_comes_back(store: ObjectStore, size: int) -> None:
+    name, content = key(), os.urandom(size)
+    store.put(name, memoryview(bytearray(content)))
+    assert read(store, name) == content
+    assert store.size(name) == size
+
+
+@pytest.mark.parametrize(
+    "size",
+    [1, PART_SIZE_BYTES, PART_SIZE_BYTES + 1, 2 * PART_SIZE_BYTES, 2 * PART_SIZE_BYTES + MIB],
+)
+def test_parts_make_one_object(store: ObjectStore, size: int) -> None:
+    name, content = key(), os.urandom(size)
+    put_in_parts(store, name, content)
+    assert read(store, name) == content
+
+
+def test_parts_may_come_out_of_order_from_many_threads(store: ObjectStore) -> None:
+    name, parts = key(), [os.urandom(PART_SIZE_BYTES) for _ in range(3)] + [b"end"]
+    upload = store.begin_parts(name)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(upload.put_part, [4, 2, 3, 1], [parts[3], parts[1], parts[2], parts[0]]))
+    upload.complete()
+    assert read(store, name) == b"".join(parts)
+
+
+def test_a_repeated_part_counts_once(store: ObjectStore) -> None:
+    name, part = key(), os.urandom(PART_SIZE_BYTES)
+    upload = store.begin_parts(name)
+    for number, body in ((1, part), (2, b"end"), (1, part)):
+        upload.put_part(number, body)
+    upload.complete()
+    assert read(store, name) == part + b"end"
+
+
+@pytest.mark.parametrize(
+    ("offset", "length"), [(0, 1), (0, None), (5, 10), (99_999, 1), (100, None), (50_000, 50_000)]
+)
+def test_a_range_is_just_these_bytes(store: ObjectStore, offset: int, length: int | None) -> None:
+    name, content = key(), os.urandom(100_000)
+    store.put(name, content)
+    stop = None if length is None else offset + length
+    assert read(store, name, offset, length) == content[offset:stop]
+    with closing(store.open(name, offset, length)) as reader:
+        assert reader.object_size_bytes == 100_000
+
+
+def test_a_range_behind_the_end_gives_no_bytes(store: ObjectStore) -> None:
+    name = key()
+    store.put(name, b"short")
+    with suppress(ObjectMissing):  # S3 answers 416
+        assert read(store, name, 100, 10) == b""
+
+
+def test_a_missing_object_is_missing(store: ObjectStore) -> None:
+    with pytest.raises(ObjectMissing):
+        store.open(key())
+    with pytest.raises(ObjectMissing):
+        store.size(key())
+
+
+def test_delete_is_idempotent(store: ObjectStore) -> None:
+    name = key()
+    store.put(name, b"x")
+    for _ in range(2):
+        store.delete(name)
+        with pytest.raises(ObjectMissing):
+            store.open(name)
+
+
+def test_a_put_may_be_repeated(store: ObjectStore) -> None:
+    name = key()
+    for _ in range(2):
+        store.put(name, b"same")
+    assert read(store, name) == b"same"
+
+
+def test_lists_are_in_order_and_can_start_anywhere(store: ObjectStore) -> None:
+    names = sorted(key() for _ in range(12))
+    for name in names:
+        store.put(name, b"xy")
+    assert [found.key for found in store.list()] == names
+    assert [found.key for found in store.list("objects/", names[4])] == names[5:]
+    assert [found.key for found in store.list(names[0][:10])] == [
+        name for name in names if name.startswith(names[0][:10])
+    ]
+    assert {found.size_bytes for found in store.list()} == {2}
+    assert list(store.list("elsewhere/")) == []
+
+
+def test_nothing_is_visible_before_complete(store: ObjectStore) -> None:
+    name = key()
+    upload = store.begin_parts(name)
+    upload.put_part(1, bytes(PART_SIZE_BYTES))
+    with pytest.raises(ObjectMissing):
+        store.open(name)
+    assert list(store.list()) == []
+    upload.put_part(2, b"end")
+    upload.complete()
+    assert store.size(name) == PART_SIZE_BYTES + 3
+
+
+def test_an_aborted_upload_leaves_no_residue(store: ObjectStore) -> None:
+    name = key()
+    upload = store.begin_parts(name)
+    upload.put_part(1, bytes(PART_SIZE_BYTES))
+    assert [found.upload_id for found in store.pending(name)] == [upload.upload_id]
+    upload.abort()
+    upload.abort()
+    assert list(store.pending(name)) == []
+    assert list(store.list()) == []
+
+
+def test_another_process_can_drop_what_was_left(store: ObjectStore) -> None:
+    names = [key() for _ in range(3)]
+    for name in names:
+        store.begin_parts(name).put_part(1, b"left")
+    # By whole keys, as the sweep asks: rclone lists nothing for a shorter prefix.
+    for name in names:
+        (found,) = store.pending(name)
+        store.abort_pending(found.key, found.upload_id)
+        store.abort_pending(found.key, found.upload_id)
+        assert list(store.pending(name)) == []
+
+
+def test_readers_closed_early_do_not_drain_the_pool(store: ObjectStore) -> None:
+    name = key()
+    put_in_parts(store, name, os.urandom(PART_SIZE_BYTES + 1))
+    for _ in range(50):
+        reader = store.open(name)
+        reader.readinto(memoryview(bytearray(10)))
+        reader.close()
+        reader.close()
+    assert len(read(store, name)) == PART_SIZE_BYTES + 1
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "objects/../../x", "/etc/x", "a//b", ".incoming/x", "A", ""]
+)
+def test_a_directory_refuses_keys_that_lead_out(tmp_path: Path, name: str) -> None:
+    store = DirectoryStore("a", tmp_path / "site")
+    store.prepare()
+    with pytest.raises(StoreMisconfigured):
+        store.put(name, b"x")
+
+
+def test_a_directory_that_vanished_is_away_and_not_made_anew(tmp_path: Path) -> None:
+    store = DirectoryStore("a", tmp_path / "site")
+    store.prepare()
+    store.put("objects/aa/one", b"x")
+    (tmp_path / "site").rename(tmp_path / "gone")
+    for attempt in (
+        lambda: store.put("objects/aa/two", b"x"),
+        lambda: store.open("objects/aa/one"),
+        lambda: store.delete("objects/aa/one"),
+        lambda: list(store.list()),
+        store.check,
+    ):
+        with pytest.raises(StoreUnavailable):
+            attempt()
+    assert not (tmp_path / "site").exists()
+
+
+@contextmanager
+def file_size_limit(size_bytes: int) -> Iterator[None]:
+    """The kernel refuses to let files grow further, as on a full disk (EFBIG for ENOSPC)."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_directory_without_room_keeps_nothing_of_the_object(tmp_path: Path) -> None:
+    store = DirectoryStore("a", tmp_path / "site")
+    store.prepare()
+    with file_size_limit(MIB), pytest.raises(StoreUnavailable):
+        store.put("objects/aa/big", bytes(2 * MIB))
+    assert list(store.list()) == []
+    assert list(store.pending()) == []
+    store.put("objects/aa/small", b"x")
+
+
+def test_wrong_credentials_are_told_from_an_absent_server(versity: S3Server) -> None:
+    with pytest.raises(StoreMisconfigured):
+        versity.unprepared_store("a", "some-bucket", secret_key="wrong").check()
+    with pytest.raises(StoreMisconfigured):
+        versity.unprepared_store("a", "no-such-bucket").put("objects/aa/x", b"x")
+
+
+def test_a_stopped_server_is_away_and_comes_back(versity: S3Server) -> None:
+    store = versity.store()
+    store.put("objects/aa/x", b"kept")
+    versity.stop()
+    try:
+        for attempt in (
+            lambda: store.put("objects/aa/y", b"x"),
+            lambda: store.open("objects/aa/x"),
+            lambda: store.begin_parts("objects/aa/z"),
+            lambda: list(store.list()),
+            lambda: list(store.pending()),
+            lambda: store.delete("objects/aa/x"),
+            store.check,
+        ):
+            with pytest.raises(StoreUnavailable):
+                attempt()
+    finally:
+        versity.start()
+    assert read(store, "objects/aa/x") == b"kept"
+
+
+def test_a_server_killed_in_mid_read_is_away(versity: S3Server) -> None:
+    store, name = versity.store(), key()
+    put_in_parts(store, name, os.urandom(8 * PART_SIZE_BYTES))
+    with closing(store.open(name)) as reader:
+        reader.readinto(memoryview(bytearray(1000)))
+        versity.stop()
+        try:
+            with pytest.raises(StoreUnavailable):
+                _drain(reader)
+        finally:
+            versity.start()
+
+
+def test_a_server_that_hangs_is_away_within_the_time_out(versity: S3Server) -> None:
+    store = versity.store(read_seconds=0.5)
+    versity.pause()
+    try:
+        with pytest.raises(StoreUnavailable):
+            store.put("objects/aa/x", b"x")
+        with pytest.raises(StoreUnavailable):
+            store.open("objects/aa/x")
+    finally:
+        versity.go_on()
+
+
+def test_a_probe_tells_full_stores_from_plain_ones(versity: S3Server, rclone: S3Server) -> None:
+    full, plain = versity.store().probe(), rclone.store().probe()
+    assert full.conditional_put
+    assert full.partial_content
+    assert full.lists_pending_uploads
+    assert not plain.conditional_put
+    assert not plain.lists_pending_uploads
+
+
+def test_delete_removes_every_stored_version(versity: S3Server) -> None:
+    first = versity.store(bucket="versioned")
+    first._client.set_bucket_versioning("versioned", VersioningConfig(ENABLED))
+    store = versity.store(bucket="versioned")
+    for body in (b"one", b"two"):
+        store.put("objects/aa/x", body)
+    store.delete("objects/aa/x")
+    left = list(first._client.list_objects("versioned", recursive=True, include_version=True))
+    assert left == []
