@@ -48,7 +48,7 @@ def configure(form: LogFormat, level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for name in ("uvicorn.access", "httpx", "urllib3"):
+    for name in ("alembic", "httpx", "urllib3", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

@@ -58,7 +58,9 @@ async def _whole_body(request: Request) -> bytes:
 
 def create_app(config: FloorConfig) -> FastAPI:
     """The floor app."""
-    app = FastAPI(lifespan=_lifespan)
+    app = FastAPI(
+        lifespan=_lifespan, telemetry={"logs": False, "auto_configure": False}, max_body_size=None
+    )
     database = Database(config.database_url)
     client = config.bucket.client()
     bucket = config.bucket.name
@@ -68,7 +70,8 @@ def create_app(config: FloorConfig) -> FastAPI:
         document_id = uuid4()
         client.put_object(bucket, object_key(document_id), io.BytesIO(body), len(body))
         row = {"id": document_id, "name": request.headers["content-disposition"]}
-        database.execute(_INSERT, {**row, "size_bytes": len(body)})
+        with database.transaction() as connection:
+            connection.execute(_INSERT, {**row, "size_bytes": len(body)})
         return {"id": document_id, "size_bytes": len(body)}
 
     @app.get("/objects/{bucket}/{object_id}")

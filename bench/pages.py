@@ -72,7 +72,8 @@ def _get(connect: Connect, wanted: dict[str, str]) -> Callable[[], float]:
 
 def _last_page_token(connect: Connect, documents: int) -> str:
     """Walk to the last full page through all the others."""
-    wanted, seen = {}, 0
+    wanted: dict[str, str] = {}
+    seen = 0
     with connect() as client:
         while seen < documents - PAGE:
             page = client.get(_path(wanted, min(STRIDE, documents - PAGE - seen)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from typing import Final
+from typing import BinaryIO, Final, cast
 
 from typing_extensions import override
 
@@ -49,9 +49,9 @@ class LargeBody:
         for _ in range(self.size_bytes // _BLOCK):
             yield from pieces
 
-    def reader(self) -> io.RawIOBase:
+    def reader(self) -> BinaryIO:
         """The bytes as a file, for a client that reads parts of 8 MiB."""
-        return _Repeating(self._block)
+        return cast("BinaryIO", _Repeating(self._block))
 
 
 class _Repeating(io.RawIOBase):

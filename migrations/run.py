@@ -15,9 +15,7 @@ def upgrade(owner_url: str) -> None:
     """Bring the tables to the newest version, as the owner. Idempotent; one runs at a time."""
     engine = create_engine(owner_url, hide_parameters=True)
     try:
-        config = _config()
-        config.attributes["engine"] = engine
-        command.upgrade(config, "head")
+        command.upgrade(configured(engine), "head")
     finally:
         engine.dispose()
 
@@ -27,6 +25,13 @@ def is_current(engine: Engine) -> bool:
     with engine.connect() as connection:
         found = MigrationContext.configure(connection).get_current_revision()
     return found == ScriptDirectory.from_config(_config()).get_current_head()
+
+
+def configured(engine: Engine) -> Config:
+    """Alembic's configuration for a database, for its other commands."""
+    config = _config()
+    config.attributes["engine"] = engine
+    return config
 
 
 def _config() -> Config:

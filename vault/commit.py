@@ -15,8 +15,17 @@ from sqlalchemy import text, update
 
 from vault.access.authorise import require
 from vault.access.policy import Action
-from vault.accesslog.event import EVENT_ROW, LIVE_KEY, AccessEvent, Actor, EventType, with_event
-from vault.database import Database
+from vault.accesslog.event import (
+    EVENT_DETAIL,
+    EVENT_ROW,
+    EVENT_TYPES,
+    LIVE_KEY,
+    AccessEvent,
+    Actor,
+    EventType,
+    with_event,
+)
+from vault.database import Database, PreparedStatement
 from vault.errors import CredentialRevoked, DocumentInBin, PreconditionFailed, UploadLost
 from vault.idempotency import NO_KEY, REMEMBER, IdempotencyKey
 from vault.incoming import NewDocument, NewVersion
@@ -56,7 +65,7 @@ class Commits:
             "class": new.class_name,
             "department": new.department,
         }
-        rows = self._database.execute(_COMMIT_DOCUMENT, values)
+        rows = self._database.execute_prepared(_COMMIT_DOCUMENT, values)
         if not rows:
             raise self._why_not_committed(event)
         version = _version(values, rows[0].created_at)
@@ -176,7 +185,27 @@ WITH upload AS ({_UPLOAD_TAKEN}),
 SELECT created_at FROM version"""  # noqa: S608 (made of constants)
 )
 
-_COMMIT_DOCUMENT = with_event(
+_VERSION_TYPES = {
+    "document_id": "uuid",
+    "number": "integer",
+    "id": "uuid",
+    "object_id": "uuid",
+    "site": "text",
+    "format": "smallint",
+    "size_bytes": "bigint",
+    "ciphertext_size_bytes": "bigint",
+    "ciphertext_sha256": "bytea",
+    "media_type": "text",
+    "claimed_media_type": "text",
+    "wrapped_key": "text",
+    "key_commitment": "bytea",
+    "receipt": "uuid",
+    "created_by": "uuid",
+    "peer_sites": "text[]",
+}
+
+_COMMIT_DOCUMENT = PreparedStatement(
+    "commit_document",
     f"""
 WITH upload AS ({_UPLOAD_TAKEN}),
      document AS (
@@ -187,8 +216,20 @@ WITH upload AS ({_UPLOAD_TAKEN}),
      copies AS ({ENQUEUE_COPIES}, upload),
      remembered AS ({REMEMBER}),
      event AS ({EVENT_ROW} FROM upload)
-SELECT created_at FROM version"""  # noqa: S608 (made of constants)
+SELECT created_at FROM version""",  # noqa: S608 (made of constants)
+    {
+        **_VERSION_TYPES,
+        **EVENT_TYPES,
+        "name": "text",
+        "class": "text",
+        "department": "text",
+        "fingerprint": "bytea",
+        "idempotency_principal": "uuid",
+        "idempotency_route": "text",
+        "idempotency_key": "bytea",
+    },
+    EVENT_DETAIL,
 )
-"""One statement, one round trip, one commit: at 16 KiB every further trip would show."""
+"""One statement, planned once, one round trip, one commit: at 16 KiB every further trip would show."""
 
 _KEY_IS_LIVE = text(LIVE_KEY)

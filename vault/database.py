@@ -7,13 +7,14 @@ quotes rows ("Key (name)=(…) already exists").
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from psycopg2 import errorcodes
 from psycopg2.errors import UniqueViolation
-from sqlalchemy import Connection, Engine, Executable, Row, create_engine
+from sqlalchemy import BindParameter, Connection, Engine, Executable, Row, create_engine, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -25,6 +26,8 @@ _AWAY = (
     errorcodes.CLASS_OPERATOR_INTERVENTION,
 )
 """SQLSTATE classes that mean "not now": connection, resources (disk full, too many), shutdown."""
+
+_PARAMETER: Final = re.compile(r"(?<!:):([a-z][a-z0-9_]*)")
 
 
 class DatabaseRefused(VaultError):
@@ -39,6 +42,25 @@ class DuplicateRow(DatabaseRefused):
     """A unique constraint was met."""
 
 
+class PreparedStatement:
+    """A statement whose planning would cost more than its work.
+
+    Attributes:
+        prepare, execute: what is sent once per connection, and each time.
+    """
+
+    def __init__(
+        self, name: str, sql: str, types: Mapping[str, str], *binds: BindParameter[Any]
+    ) -> None:
+        """`types` maps each ``:parameter`` of `sql` to its PostgreSQL type; `binds` as for text()."""
+        self.name = name
+        places = {parameter: f"${place}" for place, parameter in enumerate(types, start=1)}
+        body = _PARAMETER.sub(lambda found: places[found[1]], sql)
+        self.prepare = f"PREPARE {name} ({', '.join(types.values())}) AS {body}"
+        given = ", ".join(f":{parameter}" for parameter in types)
+        self.execute = text(f"EXECUTE {name} ({given})").bindparams(*binds)
+
+
 class Database:
     """Connections to one PostgreSQL database under one role. Safe for threads."""
 
@@ -49,15 +71,11 @@ class Database:
             url: SQLAlchemy URL of the role to act as.
             connections: most connections this process holds at a time.
         """
-        self._engine = create_engine(
-            url,
-            pool_size=connections,
-            max_overflow=0,
-            pool_timeout=5,
-            hide_parameters=True,
-            connect_args={"connect_timeout": 3, "application_name": "strongroom"},
+        # A pool of its own for single statements: switching a connection's mode costs round trips.
+        self._engine = _engine(url, connections // 2)
+        self._autocommit = _engine(
+            url, connections - connections // 2, isolation_level="AUTOCOMMIT"
         )
-        self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -80,14 +98,37 @@ class Database:
             result = connection.execute(statement, parameters)
             return result.fetchall() if result.returns_rows else []
 
+    def execute_prepared(
+        self, statement: PreparedStatement, parameters: dict[str, Any]
+    ) -> Sequence[Row[Any]]:
+        """As `execute`, for a statement that is planned once per connection."""
+        with _translated(), self._autocommit.connect() as connection:
+            if statement.name not in connection.info:
+                connection.exec_driver_sql(statement.prepare)
+                connection.info[statement.name] = True
+            return connection.execute(statement.execute, parameters).fetchall()
+
     def dispose(self) -> None:
         """Close every pooled connection."""
         self._engine.dispose()
+        self._autocommit.dispose()
 
     @property
     def engine(self) -> Engine:
         """The engine itself, for migrations and doctor."""
         return self._engine
+
+
+def _engine(url: str, connections: int, **options: Any) -> Engine:
+    return create_engine(
+        url,
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=5,
+        hide_parameters=True,
+        connect_args={"connect_timeout": 3, "application_name": "strongroom"},
+        **options,
+    )
 
 
 @contextmanager

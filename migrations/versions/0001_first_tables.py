@@ -32,8 +32,6 @@ CREATE TABLE access_events (
     detail JSONB NOT NULL,
     CONSTRAINT pk_access_events PRIMARY KEY (id)
 );
-CREATE INDEX ix_access_events_at ON access_events (at);
-CREATE INDEX ix_access_events_document_id ON access_events (document_id);
 COMMENT ON COLUMN access_events.type IS 'vault.accesslog.event.EventType';
 
 CREATE TABLE classes (
@@ -123,8 +121,7 @@ CREATE TABLE documents (
     binned_at TIMESTAMP WITH TIME ZONE,
     purged_at TIMESTAMP WITH TIME ZONE,
     CONSTRAINT pk_documents PRIMARY KEY (id),
-    CONSTRAINT fk_documents_class FOREIGN KEY(class) REFERENCES classes (name),
-    CONSTRAINT fk_documents_created_by FOREIGN KEY(created_by) REFERENCES principals (id)
+    CONSTRAINT fk_documents_class FOREIGN KEY(class) REFERENCES classes (name)
 );
 CREATE INDEX ix_documents_name_trigrams ON documents USING gin (name gin_trgm_ops);
 CREATE INDEX ix_documents_page ON documents (state, created_at DESC, id DESC);
@@ -208,9 +205,7 @@ CREATE TABLE versions (
     created_by UUID NOT NULL,
     CONSTRAINT pk_versions PRIMARY KEY (document_id, number),
     CONSTRAINT fk_versions_document_id FOREIGN KEY(document_id) REFERENCES documents (id),
-    CONSTRAINT uq_versions_id UNIQUE (id),
-    CONSTRAINT uq_versions_object_id UNIQUE (object_id),
-    CONSTRAINT fk_versions_created_by FOREIGN KEY(created_by) REFERENCES principals (id)
+    CONSTRAINT uq_versions_object_id UNIQUE (object_id)
 );
 COMMENT ON COLUMN versions.site IS 'where the upload stored it first';
 COMMENT ON COLUMN versions.format IS 'keymgmt.stream.ObjectFormat';

@@ -110,9 +110,25 @@ EVENT_ROW = """
 """An INSERT … SELECT that a statement may narrow with WHERE or feed from a CTE."""
 
 
+EVENT_TYPES = {
+    "event_id": "uuid",
+    "event_type": "text",
+    "event_principal": "uuid",
+    "event_api_key": "text",
+    "event_request": "text",
+    "event_document": "uuid",
+    "event_version": "integer",
+    "event_detail": "jsonb",
+}
+"""PostgreSQL types of the values, for prepared statements."""
+
+EVENT_DETAIL = bindparam("event_detail", type_=JSONB)
+"""Has the detail sent as JSON."""
+
+
 def with_event(sql: str) -> TextClause:
     """`sql` as a statement whose `:event_…` values come from `AccessEvent.parameters`."""
-    return text(sql).bindparams(bindparam("event_detail", type_=JSONB))
+    return text(sql).bindparams(EVENT_DETAIL)
 
 
 INSERT_EVENT = with_event(
