@@ -11,8 +11,6 @@ from pathlib import Path
 from uuid import UUID
 
 from sqlalchemy import text
-from vault.objects.directory import DirectoryStore
-from vault.objects.s3 import S3Store
 
 from api.embedded import DatabaseUrls, EmbeddedPostgres
 from api.settings import Settings, SettingsError, SiteKind, SiteSettings, credentials_folder
@@ -32,6 +30,8 @@ from vault.holds import Holds
 from vault.idempotency import IdempotencyKeys
 from vault.identity import holds_documents, vault_id_of
 from vault.journal import Journal
+from vault.objects.directory import DirectoryStore
+from vault.objects.s3 import S3Store
 from vault.objects.store import ObjectStore
 from vault.purge import Purge
 from vault.sealing import Sealing

@@ -9,7 +9,8 @@ from fastapi import Depends, Request
 from api.bootstrap import Services
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:
+    # Not a plain def: the framework would send each request to a thread for this line.
     services: Services = request.app.state.services
     return services
 

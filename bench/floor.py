@@ -21,13 +21,12 @@ import uvicorn
 from anyio import to_thread
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import StreamingResponse
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 from api.server import BACKLOG
 from api.settings import Settings
 from bench.plan import MIB
 from bench.s3 import Bucket
-from vault.database import Database
 from vault.objects.keys import object_key
 
 TABLE: Final = """
@@ -61,7 +60,7 @@ def create_app(config: FloorConfig) -> FastAPI:
     app = FastAPI(
         lifespan=_lifespan, telemetry={"logs": False, "auto_configure": False}, max_body_size=None
     )
-    database = Database(config.database_url)
+    engine = create_engine(config.database_url, pool_size=_default("database_connections"))
     client = config.bucket.client()
     bucket = config.bucket.name
 
@@ -70,7 +69,7 @@ def create_app(config: FloorConfig) -> FastAPI:
         document_id = uuid4()
         client.put_object(bucket, object_key(document_id), io.BytesIO(body), len(body))
         row = {"id": document_id, "name": request.headers["content-disposition"]}
-        with database.transaction() as connection:
+        with engine.begin() as connection:
             connection.execute(_INSERT, {**row, "size_bytes": len(body)})
         return {"id": document_id, "size_bytes": len(body)}
 
@@ -93,10 +92,14 @@ def _chunks(stored: Any) -> Iterator[bytes]:
 
 @asynccontextmanager
 async def _lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    to_thread.current_default_thread_limiter().total_tokens = Settings.model_fields[
-        "threads"
-    ].default
+    to_thread.current_default_thread_limiter().total_tokens = _default("threads")
     yield
+
+
+def _default(setting: str) -> int:
+    """What the service is set to unless told otherwise."""
+    value: int = Settings.model_fields[setting].default
+    return value
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ the wrapped key, never read from the object), retries (they resend stored cipher
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 from collections.abc import Callable, Generator
@@ -149,7 +150,9 @@ class SealingStream:
         self._sink = sink
         self._unsent_header = header
         self._index = 0
-        self._held = memoryview(bytearray(_FULL_SEGMENT))
+        # Anonymous memory: pages that a small document never reaches are never made, while a
+        # bytearray would clear the whole MiB each time.
+        self._held = memoryview(mmap.mmap(-1, _FULL_SEGMENT))
         self._held_size = 0
         self._is_closed = False
 

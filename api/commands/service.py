@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from api.embedded import EmbeddedDatabaseError
 
 from api import doctor as doctor_checks
 from api import logs, server
 from api.bootstrap import UnsafeStart, build
+from api.embedded import EmbeddedDatabaseError
 from api.first_start import ADMINISTRATOR, DEMO, create_once
 from api.home import HomeInUse, lock_home
 from api.settings import Settings, SettingsError, load

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from hashlib import sha256
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -12,7 +13,7 @@ _HERE = Path(__file__).parent
 _DEFAULT_CACHE = Path.home() / ".cache" / "strongroom" / "servers"
 
 
-def missing(server: str, reason: str) -> None:
+def missing(server: str, reason: str) -> NoReturn:
     """Skip the test, or fail it where STRONGROOM_REQUIRE names the server."""
     required = os.environ.get("STRONGROOM_REQUIRE", "").split(",")  # noqa: TID251 (tests' own setting)
     if server in required:

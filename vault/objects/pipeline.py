@@ -7,6 +7,7 @@ the rate of sending one after the other. Memory is bounded whatever the size: `B
 from __future__ import annotations
 
 import hashlib
+import mmap
 from collections import deque
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -42,12 +43,12 @@ class ObjectWriter:
         self._executor = executor
         self._digest = hashlib.sha256()
         self._hashing: Future[None] | None = None
-        self._part = bytearray(PART_SIZE_BYTES)
+        self._part = _new_buffer()
         self._fill = 0
         self._size = 0
         self._upload: PartUpload | None = None
         self._number = 0
-        self._on_their_way: deque[tuple[bytearray, Future[None], Future[None]]] = deque()
+        self._on_their_way: deque[tuple[memoryview, Future[None], Future[None]]] = deque()
 
     def space(self) -> memoryview:
         """`SEGMENT_BYTES` of room for the bytes that come next.
@@ -57,7 +58,7 @@ class ObjectWriter:
         """
         if self._fill + SEGMENT_BYTES > PART_SIZE_BYTES:
             self._send_part()
-        return memoryview(self._part)[self._fill : self._fill + SEGMENT_BYTES]
+        return self._part[self._fill : self._fill + SEGMENT_BYTES]
 
     def filled(self, size_bytes: int) -> None:
         """That many bytes of the last `space` are now part of the object."""
@@ -71,7 +72,7 @@ class ObjectWriter:
             StoreError: it is not; call `abort`.
         """
         if self._upload is None:
-            last = memoryview(self._part)[: self._fill]
+            last = self._part[: self._fill]
             self._digest.update(last)
             self._store.put(self._key, last)
         else:
@@ -99,7 +100,7 @@ class ObjectWriter:
         if self._upload is None:
             self._upload = self._store.begin_parts(self._key)
         self._number += 1
-        body = memoryview(self._part)[: self._fill]
+        body = self._part[: self._fill]
         self._hashing = self._executor.submit(self._hash, body, self._hashing)
         sending = self._executor.submit(self._upload.put_part, self._number, body)
         self._on_their_way.append((self._part, sending, self._hashing))
@@ -110,12 +111,12 @@ class ObjectWriter:
             before.result()
         self._digest.update(body)
 
-    def _free_buffer(self) -> bytearray:
+    def _free_buffer(self) -> memoryview:
         if len(self._on_their_way) < BUFFERS - 1:
-            return bytearray(PART_SIZE_BYTES)
+            return _new_buffer()
         return self._wait_for_oldest()
 
-    def _wait_for_oldest(self) -> bytearray:
+    def _wait_for_oldest(self) -> memoryview:
         buffer, sending, hashing = self._on_their_way.popleft()
         sending.result()
         hashing.result()
@@ -124,3 +125,8 @@ class ObjectWriter:
     def _wait_for_all(self) -> None:
         while self._on_their_way:
             self._wait_for_oldest()
+
+
+def _new_buffer() -> memoryview:
+    # Anonymous memory: a small object touches a few pages of it, and only those are made.
+    return memoryview(mmap.mmap(-1, PART_SIZE_BYTES))

@@ -283,7 +283,7 @@ class _S3Reader:
     def __init__(self, site: str, response: Any, offset: int, length: int | None) -> None:
         self._site = site
         self._response = response
-        self.is_partial = response.status == 206  # noqa: PLR2004 (RFC 9110 §15.3.7)
+        self.is_partial: bool = response.status == 206  # noqa: PLR2004 (RFC 9110 §15.3.7)
         # rclone serves the range and says where it lies, but with status 200.
         self._is_range = "Content-Range" in response.headers
         try:
