@@ -97,7 +97,7 @@ def build(settings: Settings) -> Iterator[Services]:
         stores = _open_stores(settings)
         executor = stack.enter_context(ThreadPoolExecutor(PART_THREADS, "part"))
         rows = UploadRows(database, settings.local_site)
-        rows.start()
+        rows.start(alone=settings.is_embedded)
         stack.callback(rows.stop)
         yield _wire(settings, vault_id, database, stores, keys, executor, rows)
 

@@ -1,10 +1,41 @@
-"""The command line `strongroom`."""
+"""The command line `strongroom`: commands speak HTTP; serve, worker, migrate and doctor work locally.
+
+Exit codes: 0 done, 1 found wrong or refused, 2 could not run.
+"""
 
 from __future__ import annotations
 
-from api.commands import service
+from typing import Annotated
 
-app = service.app
+import typer
+
+from api.commands import administration, documents, service
+from api.commands.output import Session
+
+app = typer.Typer(
+    help="Strongroom, an encrypted document vault. STRONGROOM_URL and STRONGROOM_API_KEY say which, and who.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # they print local variables, keys among them
+    add_completion=False,
+)
+
+
+@app.callback()
+def session(
+    context: typer.Context,
+    url: Annotated[str | None, typer.Option(help="of the service, over STRONGROOM_URL")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the API's JSON")] = False,
+) -> None:
+    """Options for every command."""
+    context.obj = Session(url, as_json)
+
+
+for commands in (service.app, documents.app):
+    app.add_typer(commands)
+app.add_typer(administration.principal, name="principal")
+app.add_typer(administration.api_key, name="api-key")
+app.add_typer(administration.document_class, name="class")
+app.add_typer(administration.hold, name="hold")
 
 
 def main() -> None:

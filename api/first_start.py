@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from sqlalchemy import Connection, exists, select
@@ -17,21 +18,24 @@ ADMINISTRATOR: Final = NewPrincipal("administrator", [Scope.ADMIN])
 DEMO: Final = NewPrincipal("demo", [Scope.READ, Scope.WRITE], "demo")
 
 
-def create_once(database: Database, new: NewPrincipal) -> str | None:
-    """The key of a principal made just now; None if one of this name was there before.
+def create_once(database: Database, new: NewPrincipal, show: Callable[[str], None]) -> bool:
+    """Make a principal with a key, unless one of this name is there; whether it was made.
 
+    The key is shown before it is committed: one that was shown in vain does no harm, since the next
+    start shows another, but one that was committed unseen would leave a vault that nobody can open.
     Two processes that start at once: one of them makes it.
     """
     try:
         with database.transaction() as connection:
             if _is_there(connection, new.name):
-                return None
+                return False
             principal = insert_principal(connection, new)
             detail = {"principal": str(principal.id), "by": "first start"}
             record(connection, AccessEvent(EventType.PRINCIPAL_ADDED, None, detail=detail))
-            return insert_key(connection, principal.id).token
+            show(insert_key(connection, principal.id).token)
     except DuplicateRow:
-        return None
+        return False
+    return True
 
 
 def _is_there(connection: Connection, name: str) -> bool:

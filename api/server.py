@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import uvicorn
@@ -18,6 +21,8 @@ BACKLOG: Final = 2048
 GRACE_SECONDS: Final = 30
 """How long requests may go on after the signal to stop."""
 
+_STOP: Final = (signal.SIGINT, signal.SIGTERM)
+
 
 class _Server(uvicorn.Server):
     """Says when it can be reached."""
@@ -25,6 +30,20 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_ready = on_ready
+
+    @contextmanager
+    @override
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn raises the signal once more afterwards; then nothing below us would be closed.
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in _STOP}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -44,6 +63,7 @@ def bind(settings: Settings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
+        listener.listen(BACKLOG)
     except OSError as exc:
         listener.close()
         raise SettingsError(

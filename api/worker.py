@@ -28,7 +28,9 @@ class Worker:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._stopping = threading.Event()
-        replication = ReplicationWorker(services.journal, Copier(services.stores))
+        replication = ReplicationWorker(
+            services.journal, Copier(services.stores), metrics.INTEGRITY_FAILURES.inc
+        )
         loops = [(f"replication-{n}", self._replicate, replication.run_one) for n in range(COPIERS)]
         self._threads = [
             threading.Thread(target=loop, args=(work,), name=name) for name, loop, work in loops

@@ -28,5 +28,5 @@ class Plan:
     documents: int
 
 
-FULL: Final = Plan(5, 1 * GIB, 4.0, 5 * GIB, 1_000_000)
-QUICK: Final = Plan(3, 256 * MIB, 1.5, 512 * MIB, 100_000)
+FULL: Final = Plan(5, 1 * GIB, 3.0, 5 * GIB, 1_000_000)
+QUICK: Final = Plan(3, 256 * MIB, 1.0, 512 * MIB, 100_000)

@@ -21,10 +21,15 @@ def upgrade(owner_url: str) -> None:
 
 
 def is_current(engine: Engine) -> bool:
-    """Whether the tables are of the version that this code was written for."""
+    """Whether this code can work with the tables: they are of its version, or of a later one.
+
+    A later one is a revision that is not known here: each migration fits the release before it.
+    """
+    scripts = ScriptDirectory.from_config(_config())
+    older = {script.revision for script in scripts.walk_revisions()} - {scripts.get_current_head()}
     with engine.connect() as connection:
         found = MigrationContext.configure(connection).get_current_revision()
-    return found == ScriptDirectory.from_config(_config()).get_current_head()
+    return found is not None and found not in older
 
 
 def configured(engine: Engine) -> Config:

@@ -36,10 +36,17 @@ class Copier:
             CopyDiffers: source or copy is damaged; nothing counts.
             StoreError: one of the sites is away.
         """
+        self._drop_leftovers(task)
         if task.operation is Operation.DELETE:
             self._stores[task.site].delete(object_key(task.object_id))
         elif task.source is not None:
             self._copy(task, self._stores[task.source], self._stores[task.site])
+
+    def _drop_leftovers(self, task: Task) -> None:
+        """What a worker that was killed in mid-copy left open."""
+        store = self._stores[task.site]
+        for left in store.pending(object_key(task.object_id)):
+            store.abort_pending(left.key, left.upload_id)
 
     def _copy(self, task: Task, source: ObjectStore, target: ObjectStore) -> None:
         key = object_key(task.object_id)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -189,9 +190,11 @@ class ServeProcess:
         self.close()
 
     def close(self) -> None:
-        """End the process and everything it started, at once."""
+        """End the process and everything it started, at once, and remove the folder of its socket."""
         for process in self.kill():
             process.kill()
+        with suppress(FileNotFoundError):
+            shutil.rmtree((self.home / "postgres" / "run").readlink(), ignore_errors=True)
 
     def start(self) -> Self:
         """Start, and return once it serves. Raises: DidNotStart."""

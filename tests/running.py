@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import httpx
 
-from api import server
+from api import logs, server
 from api.bootstrap import Services
 from api.first_start import ADMINISTRATOR, DEMO, create_once
+from api.settings import LogFormat
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class RunningService:
 @contextmanager
 def running(services: Services) -> Iterator[RunningService]:
     """Serve `services` on a thread until the block ends."""
+    logs.configure(LogFormat.HUMAN)
     listener = server.bind(services.settings)
     ready = threading.Event()
     http = server.prepare(services, ready.set)
@@ -56,10 +58,10 @@ def running(services: Services) -> Iterator[RunningService]:
 
 
 def _described(url: str, services: Services) -> RunningService:
-    admin_key = create_once(services.database, ADMINISTRATOR)
-    demo_key = create_once(services.database, DEMO)
-    assert admin_key is not None
-    assert demo_key is not None
+    keys: list[str] = []
+    for new in (ADMINISTRATOR, DEMO):
+        create_once(services.database, new, keys.append)
+    admin_key, demo_key = keys
     clients = [
         httpx.Client(
             base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60, trust_env=False

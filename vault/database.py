@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
+import psycopg2
 from psycopg2 import errorcodes
 from psycopg2.errors import UniqueViolation
 from sqlalchemy import BindParameter, Connection, Engine, Executable, Row, create_engine, text
@@ -141,6 +142,9 @@ def _translated() -> Iterator[None]:
         raise _own_error(exc) from None
     except SQLAlchemyError as exc:
         raise DatabaseRefused(type(exc).__name__) from None
+    except psycopg2.Error:
+        # Out of the pool's own housekeeping, which SQLAlchemy does not wrap.
+        raise DatabaseUnavailable from None
 
 
 def _own_error(exc: DBAPIError) -> VaultError:

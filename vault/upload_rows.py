@@ -46,8 +46,17 @@ class UploadRows:
         self._heart = threading.Thread(target=self._beat, name="upload-heartbeat", daemon=True)
         self.process_id = uuid4()
 
-    def start(self) -> None:
-        """Register this process and keep its heartbeat going. Raises: DatabaseUnavailable."""
+    def start(self, *, alone: bool = False) -> None:
+        """Register this process and keep its heartbeat going.
+
+        Args:
+            alone: no other process can be at work on this database; whatever is registered is dead.
+
+        Raises:
+            DatabaseUnavailable.
+        """
+        if alone:
+            self._database.execute(update(processes).values(alive_until=func.now()), {})
         self._renew()
         self._heart.start()
 

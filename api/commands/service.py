@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +21,7 @@ from api.bootstrap import UnsafeStart, build
 from api.embedded import EmbeddedDatabaseError
 from api.first_start import ADMINISTRATOR, DEMO, create_once
 from api.home import HomeInUse, lock_home
-from api.settings import Settings, SettingsError, load
+from api.settings import SettingsError, load
 from api.worker import Worker
 from keymgmt.errors import KeyManagementError
 from migrations.run import upgrade
@@ -59,11 +59,13 @@ def serve(
             server.bind(settings) as listener,
             build(settings) as services,
         ):
-            keys = [("admin key", create_once(services.database, ADMINISTRATOR))]
+            create_once(services.database, ADMINISTRATOR, partial(_show_key, "admin key"))
+            shown: list[str] = []
             if demo:
-                keys.append(("api key", create_once(services.database, DEMO)))
+                create_once(services.database, DEMO, partial(_show_key, "api key", shown=shown))
+            url = server.url_of(settings, listener)
             worker = None if no_worker else Worker(services)
-            server.run(services, listener, worker, lambda: _greet(settings, listener, keys))
+            server.run(services, listener, worker, partial(_greet, url, shown, demo=demo))
 
 
 @app.command()
@@ -132,17 +134,20 @@ def _work_until_told(running: Worker) -> None:
     running.stop()
 
 
-def _greet(settings: Settings, listener: socket.socket, keys: list[tuple[str, str | None]]) -> None:
-    """What a person needs next; keys alone on their lines, shown this once."""
-    url = server.url_of(settings, listener)
+def _show_key(label: str, key: str, shown: list[str] | None = None) -> None:
+    """Alone on its line, and out before anything else happens: it is shown this once."""
+    typer.echo(f"{label}: {key}")
+    sys.stdout.flush()
+    if shown is not None:
+        shown.append(key)
+
+
+def _greet(url: str, demo_keys: list[str], *, demo: bool) -> None:
+    """What a person needs next."""
     typer.echo(f"Strongroom serves {url} (API description: {url}/docs)")
-    for label, key in keys:
-        if key is not None:
-            typer.echo(f"{label}: {key}")
-    demo_key = dict(keys).get("api key")
-    if demo_key is not None:
-        typer.echo(_CURL_LINES.format(url=url, key=demo_key))
-    elif "api key" in dict(keys):
+    for key in demo_keys:
+        typer.echo(_CURL_LINES.format(url=url, key=key))
+    if demo and not demo_keys:
         typer.echo("the keys were shown at the first start; an administrator issues further ones")
     sys.stdout.flush()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -31,9 +32,13 @@ from api.shapes import DocumentMetadata, DocumentShape
 from vault.access.policy import EVERY_DEPARTMENT, Action
 from vault.accesslog.event import Actor
 from vault.contents import ByteRange, Content
+from vault.errors import IntegrityFailure
 from vault.idempotency import IdempotencyKey
 from vault.incoming import NewDocument, NewVersion
 from vault.model import Document
+from vault.objects.store import StoreError
+
+_log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1/documents", tags=["documents"])
 
@@ -66,6 +71,9 @@ class SealedContent(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
+        except (IntegrityFailure, StoreError) as exc:
+            # The answer has begun: all that can be said now is to end it before its length.
+            _log.error("a download was cut short", exc_info=exc)
         finally:
             with CancelScope(shield=True):
                 await to_thread.run_sync(self._opened.close)
@@ -245,6 +253,10 @@ def _declared_size(request: Request) -> int | None:
 
 
 def _counted(content: Content) -> Iterator[bytes]:
-    for chunk in content:
-        metrics.SENT_BYTES.inc(len(chunk))
-        yield chunk
+    try:
+        for chunk in content:
+            metrics.SENT_BYTES.inc(len(chunk))
+            yield chunk
+    except IntegrityFailure:
+        metrics.INTEGRITY_FAILURES.inc()
+        raise

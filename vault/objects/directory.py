@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from vault.objects.store import (
 
 _KEY: Final = re.compile(r"(?!\.)[a-z0-9-]+(?:[./][a-z0-9-]+)*")
 _INCOMING: Final = ".incoming"
+_making_folders: Final = threading.RLock()
 
 
 class DirectoryStore:
@@ -237,13 +239,17 @@ def _files_in_order(folder: Path, below: str) -> Iterator[str]:
 
 
 def _make_folders(folder: Path) -> None:
-    """Make a folder and those above it, each durably entered in its parent."""
-    if folder.is_dir():
-        return
-    _make_folders(folder.parent)
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    _flush_folder(folder.parent)
+    """Make a folder and those above it, each durably entered in its parent.
+
+    One thread at a time: another must not see a folder whose name is not flushed yet.
+    """
+    with _making_folders:
+        if folder.is_dir():
+            return
+        _make_folders(folder.parent)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        _flush_folder(folder.parent)
 
 
 def _flush_folder(folder: Path) -> None:

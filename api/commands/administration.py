@@ -1,0 +1,221 @@
+"""Commands for administrators: principal, api-key, class, hold."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+import typer
+
+from api.commands.output import (
+    AsJson,
+    Everything,
+    PageSize,
+    PageToken,
+    explained,
+    show,
+    show_pages,
+)
+
+principal = typer.Typer(help="Applications and people that act.", no_args_is_help=True)
+api_key = typer.Typer(help="API keys.", no_args_is_help=True)
+document_class = typer.Typer(
+    help="Classes: the rules documents are filed under.", no_args_is_help=True
+)
+hold = typer.Typer(help="Legal holds.", no_args_is_help=True)
+
+Scopes = Annotated[list[str], typer.Option("--scope", help="read, write or admin; repeatable")]
+Days = Annotated[int | None, typer.Option("--lifetime-days", help="until revoked otherwise")]
+
+_PRINCIPAL: Final = ("id", "name", "department", "scopes", "created_at", "disabled_at")
+_KEY: Final = (
+    "id",
+    "principal_id",
+    "scopes",
+    "created_at",
+    "expires_at",
+    "revoked_at",
+    "last_used_at",
+)
+_CLASS: Final = (
+    "name",
+    "media_types",
+    "max_size_bytes",
+    "durability",
+    "retention_days",
+    "bin_days",
+)
+_HOLD: Final = ("id", "document_id", "reason", "placed_at", "placed_by", "released_at")
+
+
+@principal.command("add")
+def add_principal(
+    context: typer.Context,
+    name: str,
+    scopes: Scopes,
+    department: Annotated[str | None, typer.Option(help="its own, or * for every one")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add a principal. Example: strongroom principal add crm --scope read --scope write --department sales"""
+    body = {"name": name, "scopes": scopes, "department": department}
+    _post(context, as_json, "/v1/principals", body, _PRINCIPAL)
+
+
+@principal.command("list")
+def list_principals(
+    context: typer.Context,
+    page_size: PageSize = 100,
+    page_token: PageToken = None,
+    all_pages: Everything = False,
+    as_json: AsJson = False,
+) -> None:
+    """List principals. Example: strongroom principal list --all"""
+    options = {"page_size": page_size, "page_token": page_token}
+    _list(context, as_json, "/v1/principals", options, _PRINCIPAL, all_pages=all_pages)
+
+
+@principal.command("disable")
+def disable_principal(context: typer.Context, principal_id: str, as_json: AsJson = False) -> None:
+    """Stop a principal and all its keys, for good. Example: strongroom principal disable 0198…"""
+    _post(context, as_json, f"/v1/principals/{principal_id}/disable", None, _PRINCIPAL)
+
+
+@api_key.command("issue")
+def issue_key(
+    context: typer.Context,
+    principal_id: str,
+    scopes: Annotated[
+        list[str] | None, typer.Option("--scope", help="all of the principal's otherwise")
+    ] = None,
+    lifetime_days: Days = None,
+    as_json: AsJson = False,
+) -> None:
+    """Issue a key; its token is shown this once. Example: strongroom api-key issue 0198…"""
+    body = {"principal_id": principal_id, "scopes": scopes or None, "lifetime_days": lifetime_days}
+    _post(context, as_json, "/v1/api-keys", body, ("id", "token", "expires_at"))
+
+
+@api_key.command("rotate")
+def rotate_key(context: typer.Context, lifetime_days: Days = None, as_json: AsJson = False) -> None:
+    """Issue a successor for the key in use; revoke that one then. Example: strongroom api-key rotate"""
+    body = {"lifetime_days": lifetime_days}
+    _post(context, as_json, "/v1/api-keys/rotate", body, ("id", "token", "expires_at"))
+
+
+@api_key.command("revoke")
+def revoke_key(context: typer.Context, key_id: str, as_json: AsJson = False) -> None:
+    """Stop a key, from now on and for good. Example: strongroom api-key revoke 3f0c…"""
+    _post(context, as_json, f"/v1/api-keys/{key_id}/revoke", None, _KEY)
+
+
+@api_key.command("list")
+def list_keys(
+    context: typer.Context,
+    principal_id: Annotated[str | None, typer.Option(help="only this principal's")] = None,
+    page_size: PageSize = 100,
+    page_token: PageToken = None,
+    all_pages: Everything = False,
+    as_json: AsJson = False,
+) -> None:
+    """List API keys without their secrets. Example: strongroom api-key list"""
+    options = {"principal_id": principal_id, "page_size": page_size, "page_token": page_token}
+    _list(context, as_json, "/v1/api-keys", options, _KEY, all_pages=all_pages)
+
+
+@document_class.command("add")
+def add_class(
+    context: typer.Context,
+    name: str,
+    media_types: Annotated[
+        list[str] | None, typer.Option("--media-type", help="repeatable; image/* works")
+    ] = None,
+    max_size_bytes: Annotated[int | None, typer.Option(help="per document")] = None,
+    durability: Annotated[str | None, typer.Option(help="sync or async")] = None,
+    retention_days: Annotated[
+        int | None, typer.Option(help="kept at least, from the newest version")
+    ] = None,
+    bin_days: Annotated[int | None, typer.Option(help="kept at least in the bin")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add a class; it cannot be edited. Example: strongroom class add scans --media-type image/*"""
+    given = {
+        "name": name,
+        "media_types": media_types,
+        "max_size_bytes": max_size_bytes,
+        "durability": durability,
+        "retention_days": retention_days,
+        "bin_days": bin_days,
+    }
+    body = {key: value for key, value in given.items() if value is not None}
+    _post(context, as_json, "/v1/classes", body, _CLASS)
+
+
+@document_class.command("list")
+def list_classes(
+    context: typer.Context,
+    page_size: PageSize = 100,
+    page_token: PageToken = None,
+    all_pages: Everything = False,
+    as_json: AsJson = False,
+) -> None:
+    """List classes. Example: strongroom class list"""
+    options = {"page_size": page_size, "page_token": page_token}
+    _list(context, as_json, "/v1/classes", options, _CLASS, all_pages=all_pages)
+
+
+@document_class.command("show")
+def show_class(context: typer.Context, name: str, as_json: AsJson = False) -> None:
+    """Show one class. Example: strongroom class show general"""
+    with explained(context, as_json) as client:
+        show(context, client.call("GET", f"/v1/classes/{name}"), _CLASS)
+
+
+@hold.command("place")
+def place_hold(
+    context: typer.Context,
+    document_id: str,
+    reason: Annotated[str, typer.Option(help="why, for the record")],
+    as_json: AsJson = False,
+) -> None:
+    """Put a legal hold on a document. Example: strongroom hold place 0198… --reason 'case 2026/17'"""
+    body = {"document_id": document_id, "reason": reason}
+    _post(context, as_json, "/v1/holds", body, _HOLD)
+
+
+@hold.command("release")
+def release_hold(context: typer.Context, hold_id: str, as_json: AsJson = False) -> None:
+    """End a legal hold. Example: strongroom hold release 0198…"""
+    _post(context, as_json, f"/v1/holds/{hold_id}/release", None, _HOLD)
+
+
+@hold.command("list")
+def list_holds(
+    context: typer.Context,
+    document_id: Annotated[str | None, typer.Option(help="only this document's")] = None,
+    page_size: PageSize = 100,
+    page_token: PageToken = None,
+    all_pages: Everything = False,
+    as_json: AsJson = False,
+) -> None:
+    """List legal holds, released ones too. Example: strongroom hold list --document-id 0198…"""
+    options = {"document_id": document_id, "page_size": page_size, "page_token": page_token}
+    _list(context, as_json, "/v1/holds", options, _HOLD, all_pages=all_pages)
+
+
+def _post(
+    context: typer.Context, as_json: bool, path: str, body: Any, columns: tuple[str, ...]
+) -> None:
+    with explained(context, as_json) as client:
+        show(context, client.call("POST", path, json=body), columns)
+
+
+def _list(
+    context: typer.Context,
+    as_json: bool,
+    path: str,
+    options: dict[str, Any],
+    columns: tuple[str, ...],
+    *,
+    all_pages: bool,
+) -> None:
+    with explained(context, as_json) as client:
+        show_pages(context, client.pages("GET", path, options), columns, all_pages=all_pages)
