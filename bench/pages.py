@@ -21,7 +21,7 @@ PAGE: Final = 100
 STRIDE: Final = 1_000
 """Page size for walking to the end: the largest there is."""
 
-REQUESTS: Final = 20
+REQUESTS: Final = 10
 SLOWEST: Final = at_most(1.5)
 
 FILTERS: Final[dict[str, dict[str, str]]] = {

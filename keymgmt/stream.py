@@ -27,7 +27,6 @@ the wrapped key, never read from the object), retries (they resend stored cipher
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 from collections.abc import Callable, Generator
@@ -150,9 +149,7 @@ class SealingStream:
         self._sink = sink
         self._unsent_header = header
         self._index = 0
-        # Anonymous memory: pages that a small document never reaches are never made, while a
-        # bytearray would clear the whole MiB each time.
-        self._held = memoryview(mmap.mmap(-1, _FULL_SEGMENT))
+        self._held: list[bytes] = []
         self._held_size = 0
         self._is_closed = False
 
@@ -194,15 +191,14 @@ class SealingStream:
             raise ValueError("the stream is closed")
 
     def _hold(self, rest: memoryview) -> memoryview:
-        taken = rest[: self._capacity - self._held_size]
-        end = self._held_size + len(taken)
-        self._held[self._held_size : end] = taken
-        self._held_size = end
+        taken = bytes(rest[: self._capacity - self._held_size])
+        self._held.append(taken)
+        self._held_size += len(taken)
         return rest[len(taken) :]
 
     def _seal_held(self, *, last: bool) -> None:
-        held, self._held_size = self._held[: self._held_size], 0
-        self._seal(held, last=last)
+        held, self._held, self._held_size = self._held, [], 0
+        self._seal(memoryview(b"".join(held)), last=last)
 
     def _seal_first_of(self, rest: memoryview) -> memoryview:
         capacity = self._capacity

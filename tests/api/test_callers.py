@@ -6,11 +6,11 @@ import zlib
 
 import httpx
 import pytest
-from api.embedded import DatabaseUrls
 from fastapi import APIRouter, FastAPI, Response
 from sqlalchemy import create_engine, text
 
 from api.auth import UndeclaredPermission, refuse_undeclared_routes
+from api.embedded import DatabaseUrls
 from tests.api.helpers import named, upload
 from tests.running import RunningService
 

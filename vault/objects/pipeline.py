@@ -75,6 +75,7 @@ class ObjectWriter:
             last = self._part[: self._fill]
             self._digest.update(last)
             self._store.put(self._key, last)
+            _spare.append(self._part)
         else:
             self._send_part()
             self._wait_for_all()
@@ -129,4 +130,11 @@ class ObjectWriter:
 
 def _new_buffer() -> memoryview:
     # Anonymous memory: a small object touches a few pages of it, and only those are made.
-    return memoryview(mmap.mmap(-1, PART_SIZE_BYTES))
+    try:
+        return _spare.pop()
+    except IndexError:
+        return memoryview(mmap.mmap(-1, PART_SIZE_BYTES))
+
+
+_spare: Final[deque[memoryview]] = deque(maxlen=8)
+"""Buffers of small objects that are stored, for the next ones: only their first pages were ever touched."""
