@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import socket
 import threading
@@ -48,6 +49,9 @@ class _Server(uvicorn.Server):
     @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        # What the start made lives as long as the process: no collection need look at it again.
+        gc.collect()
+        gc.freeze()
         if self.started:
             self._on_ready()
 
