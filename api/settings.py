@@ -232,6 +232,9 @@ def load(**given: Any) -> Settings:
         SettingsError: a name is unknown, a value does not fit, or the combination is unsafe.
     """
     _refuse_unknown_names()
+    config = os.environ.get(f"{PREFIX}CONFIG")
+    if config is not None and not Path(config).is_file():
+        raise SettingsError("STRONGROOM_CONFIG names no file; correct the path, or leave it out")
     try:
         return Settings(**given)
     except ValidationError as exc:

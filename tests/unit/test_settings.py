@@ -1,0 +1,83 @@
+"""Settings: an unknown name, an unsafe combination or an unreadable secret stops the start, in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from api.settings import Settings, SettingsError, SiteKind, load
+
+
+def test_the_defaults_are_embedded_and_local() -> None:
+    settings = load()
+    assert settings.is_embedded
+    assert (settings.host, settings.port) == ("127.0.0.1", 8300)
+    assert settings.sites.a.kind is settings.sites.b.kind is SiteKind.DIRECTORY
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("STRONGROOM_LISTN", "127.0.0.1:1"),
+        ("STRONGROOM_SITES__C__KIND", "s3"),
+        ("STRONGROOM_SITES__A__PAHT", "/x"),
+        ("STRONGROOM_KMS__KIND", "transit-typo"),
+        ("STRONGROOM_LISTEN", "no-port"),
+        ("STRONGROOM_LISTEN", "127.0.0.1:99999"),
+        ("STRONGROOM_LISTEN", "0.0.0.0:8300"),
+        ("STRONGROOM_TLS_CERT_FILE", "/x"),
+        ("STRONGROOM_TRUSTED_PROXIES", "not-an-address"),
+        ("STRONGROOM_SITES__B__KIND", "s3"),
+        ("STRONGROOM_LOCAL_SITE", "c"),
+        ("STRONGROOM_DATABASE_URL_FILE", "/no/such/file"),
+        ("STRONGROOM_CONFIG", "/no/such/file"),
+    ],
+)
+def test_what_does_not_fit_stops_the_start_and_names_itself(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match="STRONGROOM"):
+        load()
+
+
+def test_a_secret_may_come_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("postgresql://hidden-canary\n")
+    monkeypatch.setenv("STRONGROOM_DATABASE_URL_FILE", str(tmp_path / "url"))
+    settings = load()
+    assert settings.database_url is not None
+    assert settings.database_url.get_secret_value() == "postgresql://hidden-canary"
+    assert "hidden-canary" not in repr(settings)
+
+
+def test_a_file_gives_what_the_environment_does_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = tmp_path / "strongroom.toml"
+    config.write_text('listen = "127.0.0.1:1"\nthreads = 7\n[sites.b]\npath = "/b"\n')
+    monkeypatch.setenv("STRONGROOM_CONFIG", str(config))
+    monkeypatch.setenv("STRONGROOM_LISTEN", "127.0.0.1:2")
+    settings = load()
+    assert (settings.port, settings.threads, settings.sites.b.path) == (2, 7, Path("/b"))
+
+
+def test_an_unknown_name_in_the_file_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "c.toml").write_text('lisen = "127.0.0.1:1"\n')
+    monkeypatch.setenv("STRONGROOM_CONFIG", str(tmp_path / "c.toml"))
+    with pytest.raises(SettingsError, match="LISEN"):
+        load()
+
+
+def test_plain_http_behind_a_named_proxy_is_allowed() -> None:
+    assert Settings(listen="0.0.0.0:8300", trusted_proxies=("10.0.0.7",)).port == 8300
+
+
+def test_no_refusal_repeats_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRONGROOM_SITES__A__SECRET_KEY", "canary-secret")
+    monkeypatch.setenv("STRONGROOM_SITES__A__KIND", "s3")
+    with pytest.raises(SettingsError) as refused:
+        load()
+    assert "canary-secret" not in str(refused.value)
