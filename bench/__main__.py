@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -24,6 +25,8 @@ BENCHES: Final[dict[str, Callable[[World, Plan], Iterator[Result]]]] = {
 def main() -> int:
     """Measure and report; 1 if a target is missed."""
     arguments = _arguments()
+    # So that a run told to stop ends its servers and removes its files, as one interrupted does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     results = list(_measured(arguments.only or list(BENCHES), QUICK if arguments.quick else FULL))
     if arguments.json:
         print(json.dumps([result.as_json() for result in results], ensure_ascii=False, indent=2))

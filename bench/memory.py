@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final
 
 import psutil  # type: ignore[import-untyped]  # it ships no types
@@ -16,32 +17,41 @@ from bench.result import Result, at_most
 from bench.world import MeasuredService, World
 
 IN_FLIGHT: Final = 3
+SHARES: Final = 5
+"""Of several uploads at once each sends a fifth: memory is taken long before, and disks are finite."""
+
 SAMPLE_EVERY_SECONDS: Final = 0.01
 WARM_UPS: Final = 50
 
 
 def run(world: World, plan: Plan) -> Iterator[Result]:
     """Uploads whose length is not announced, then downloads; each in a fresh process."""
-    body = LargeBody(plan.memory_bytes)
+    whole, share = LargeBody(plan.memory_bytes), LargeBody(plan.memory_bytes // SHARES)
+    documents: list[str] = []
     with world.service() as service:
-        yield from _growth("upload", service, body, lambda: _upload_and_remove(service, body))
-        document_id = _upload(service, body)
+        yield from _growth(
+            "upload",
+            service,
+            one=lambda: documents.append(_upload(service, whole)),
+            several=lambda: service.remove_object_of(_upload(service, share)),
+        )
         service.process.restart()
-        yield from _growth("download", service, body, lambda: _download(service, document_id))
-        service.remove_object_of(document_id)
+        download = partial(_download, service, documents[0])
+        yield from _growth("download", service, one=download, several=download)
+        service.remove_object_of(documents[0])
 
 
 def _growth(
-    what: str, service: MeasuredService, body: LargeBody, work: Callable[[], None]
+    what: str, service: MeasuredService, *, one: Callable[[], None], several: Callable[[], None]
 ) -> Iterator[Result]:
     _warm_up(service)
     process = psutil.Process(service.pid)
     idle = _resident_mib(process)
-    one, several = (_peak_mib(process, work, count) - idle for count in (1, IN_FLIGHT))
-    further = (several - one) / (IN_FLIGHT - 1)
-    size = f"{body.size_bytes // MIB:,} MiB"
-    for name, grown, limit in (("one", one, 48), ("each further", further, 32)):
-        line = f"memory grown by {name} {what} of {size}; floor: idle"
+    by_one = _peak_mib(process, one, 1) - idle
+    by_several = _peak_mib(process, several, IN_FLIGHT) - idle
+    further = (by_several - by_one) / (IN_FLIGHT - 1)
+    for count, grown, limit in (("one", by_one, 48), ("each further", further, 32)):
+        line = f"memory grown by {count} {what} in flight; floor: idle"
         yield Result(line, "MiB", idle, grown, target=at_most(limit))
 
 
@@ -81,10 +91,6 @@ def _warm_up(service: MeasuredService) -> None:
 def _upload(service: MeasuredService, body: LargeBody) -> str:
     with service.client() as client:
         return str(client.upload(body.chunks())["id"])
-
-
-def _upload_and_remove(service: MeasuredService, body: LargeBody) -> None:
-    service.remove_object_of(_upload(service, body))
 
 
 def _download(service: MeasuredService, document_id: str) -> None:

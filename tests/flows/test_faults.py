@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import Executable
 from typing_extensions import override
 
 from api.bootstrap import build
@@ -22,7 +21,7 @@ from api.settings import Settings
 from migrations.run import upgrade
 from tests.api.helpers import named, upload
 from tests.running import RunningService, running
-from vault.database import Database
+from vault.database import Database, PreparedStatement
 from vault.errors import DatabaseUnavailable
 
 MIB = 2**20
@@ -150,9 +149,9 @@ class ForgetfulDatabase(Database):
     lose_answers = False
 
     @override
-    def execute(self, statement: Executable, parameters: dict[str, Any]) -> Any:
-        rows = super().execute(statement, parameters)
-        if self.lose_answers and "INSERT INTO documents" in str(statement):
+    def execute_prepared(self, statement: PreparedStatement, parameters: dict[str, Any]) -> Any:
+        rows = super().execute_prepared(statement, parameters)
+        if self.lose_answers:
             raise DatabaseUnavailable
         return rows
 
