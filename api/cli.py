@@ -5,9 +5,12 @@ Exit codes: 0 done, 1 found wrong or refused, 2 could not run.
 
 from __future__ import annotations
 
-from typing import Annotated
+import io
+import sys
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from api.commands import administration, documents, service
 from api.commands.output import Session
@@ -27,7 +30,9 @@ def session(
     as_json: Annotated[bool, typer.Option("--json", help="print the API's JSON")] = False,
 ) -> None:
     """Options for every command."""
-    context.obj = Session(url, as_json)
+    context.obj = Session(url)
+    if as_json:
+        context.default_map = _json_by_default(context.command)
 
 
 for commands in (service.app, documents.app):
@@ -38,6 +43,15 @@ app.add_typer(administration.document_class, name="class")
 app.add_typer(administration.hold, name="hold")
 
 
+def _json_by_default(command: object) -> dict[str, Any]:
+    """The default that makes each command below `command` print JSON."""
+    below = command.commands if isinstance(command, TyperGroup) else {}
+    return {"as_json": True, **{name: _json_by_default(c) for name, c in below.items()}}
+
+
 def main() -> None:
     """Entry point."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the locale cannot show is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
     app()

@@ -1,250 +1,289 @@
-"""The HTTP client behind the command line: authenticates, streams, resumes, and explains refusals."""
+"""The HTTP client behind the command line: authenticates, waits where that may help, explains refusals.
+
+Nothing of the environment is trusted (`trust_env=False`): a proxy variable left in a shell would hand the
+API key and documents to a third machine, and on loopback it would just fail. Certificates are checked
+against the system's store, so that an organisation's own authority works; OpenSSL reads SSL_CERT_FILE.
+
+    ClientError
+    ├── Refused             the service said no, or found damage
+    │   └── Unavailable     503: the same may succeed later
+    ├── Unreachable         no answer, or one that broke off
+    ├── UnexpectedAnswer    something answers, but not as Strongroom does
+    ├── FileUnusable        a file of this machine cannot be read, written or named
+    └── NotConfigured       no key, or a URL that must not be used
+"""
 
 from __future__ import annotations
 
-import hashlib
-import mimetypes
-import os
-import unicodedata
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, Final
-from urllib.parse import quote
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
 import httpx
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
-from werkzeug.http import parse_options_header
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+from tenacity.wait import wait_exponential
+from typing_extensions import override
+from werkzeug.http import parse_date
+
+from api.settings import is_loopback
+from vault import clock
 
 DEFAULT_URL: Final = "http://127.0.0.1:8300"
-CHUNK_BYTES: Final = 2**20
 ATTEMPTS: Final = 4
+MAX_WAIT_SECONDS: Final = 30.0
+"""A service that asks for a longer pause is not waited for: a person or a scheduler decides."""
 
-Progress = Callable[[int, int | None], None]
-"""Told of bytes done so far and, where known, of all."""
+TIMEOUT: Final = httpx.Timeout(60, connect=5)
+"""Seconds without a byte, not for the whole."""
+
+_PROBLEM: Final = "application/problem+json"
+_backoff: Final = wait_exponential(multiplier=0.2, max=5)
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
-class Refused(Exception):
-    """The service said no, or found something wrong; `problem` is its answer (RFC 9457)."""
+class ClientError(Exception):
+    """A command did not succeed; the text says what to do."""
+
+    def as_problem(self) -> dict[str, Any]:
+        """In the form of RFC 9457, also where no service was heard."""
+        return {"title": "The command could not run", "detail": str(self)}
+
+
+class Refused(ClientError):
+    """The service said no, or found something wrong; `problem` is its answer."""
 
     def __init__(self, problem: dict[str, Any]) -> None:
-        super().__init__(f"{problem.get('title', 'refused')}: {problem.get('detail', '')}")
+        super().__init__(str(problem.get("title", "refused")))
         self.problem = problem
 
-    @property
-    def is_temporary(self) -> bool:
-        """Whether the same may succeed later."""
-        return bool(self.problem.get("status") == httpx.codes.SERVICE_UNAVAILABLE)
+    @override
+    def as_problem(self) -> dict[str, Any]:
+        """The service's own answer, unchanged."""
+        return self.problem
 
 
-class Unreachable(Exception):
-    """No answer from the service, or none that it would give."""
+class Unavailable(Refused):
+    """The service, or what it needs, is away for now."""
+
+    def __init__(self, problem: dict[str, Any], retry_after_seconds: float | None) -> None:
+        super().__init__(problem)
+        self.retry_after_seconds = retry_after_seconds
 
 
-class Interrupted(Exception):
-    """A transfer that broke off and may be resumed."""
+class Unreachable(ClientError):
+    """No answer from the service, or one that broke off."""
 
 
-@dataclass(frozen=True)
-class Downloaded:
-    """A file that is now whole."""
+class UnexpectedAnswer(ClientError):
+    """Something answers, but not as Strongroom does: a proxy, or another service."""
 
-    path: Path
-    size_bytes: int
-    sha256: str
+
+class FileUnusable(ClientError):
+    """A file of this machine cannot be read, written or named."""
+
+
+class NotConfigured(ClientError):
+    """No API key, or a URL that must not be used."""
 
 
 class Client:
-    """Calls one service with one API key. Proxy variables are ignored: a vault is called directly."""
+    """Calls one service with one API key. A context manager; for one thread."""
 
-    def __init__(self, url: str, api_key: str) -> None:
-        self._http = httpx.Client(
-            base_url=url,
-            headers={"Authorization": f"Bearer {api_key}"},
-            timeout=httpx.Timeout(60, connect=5),
-            trust_env=False,
-        )
-
-    def call(self, method: str, path: str, **options: Any) -> Any:
-        """One call; the answer's JSON. Reads are repeated when the service is briefly away.
-
-        Raises:
-            Refused, Unreachable.
-        """
-        for attempt in _attempts(ATTEMPTS if method == "GET" else 1):
-            with attempt:
-                return self._once(method, path, **options)
-        raise AssertionError  # tenacity re-raises
-
-    def pages(self, method: str, path: str, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The pages of a list, one after the other. `options` go where the method has them."""
-        where = "params" if method == "GET" else "json"
-        token = options.get("page_token")
-        while True:
-            given = {k: v for k, v in {**options, "page_token": token}.items() if v is not None}
-            page = self.call(method, path, **{where: given})
-            yield page
-            token = page["next_page_token"]
-            if token is None:
-                return
-
-    def upload(
+    def __init__(
         self,
-        method: str,
-        path: str,
-        source: BinaryIO,
-        name: str,
-        size_bytes: int | None,
-        headers: dict[str, str],
-        progress: Progress,
-    ) -> Any:
-        """Stream `source` to the service. Raises: Refused, Unreachable."""
-        composed = unicodedata.normalize("NFC", name)
-        given = {
-            "Content-Disposition": f"attachment; filename*=UTF-8''{quote(composed, safe='')}",
-            "Content-Type": mimetypes.guess_type(name)[0] or "application/octet-stream",
-            **({} if size_bytes is None else {"Content-Length": str(size_bytes)}),
-            **headers,
-        }
-        body = _told(iter(lambda: source.read(CHUNK_BYTES), b""), size_bytes, progress)
-        return self._once(method, path, content=body, headers=given)
-
-    def download(self, path: str, target: Callable[[str], Path], progress: Progress) -> Downloaded:
-        """Fetch into a file, going on where an earlier attempt broke off.
-
-        The bytes grow in `TARGET.part`; `TARGET` appears when they are all there.
+        url: str,
+        api_key: str | None,
+        *,
+        tell: Callable[[str], None] = lambda _: None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Open nothing yet.
 
         Args:
-            target: the file, given the document's name.
+            tell: hears why and how long the client waits.
 
         Raises:
-            Refused, Unreachable; Interrupted after several attempts.
+            NotConfigured.
         """
-        for attempt in _attempts(ATTEMPTS):
-            with attempt:
-                return self._download_once(path, target, progress)
-        raise AssertionError  # tenacity re-raises
+        self._url = _usable_url(url)
+        self._http = httpx.Client(
+            base_url=self._url,
+            headers={
+                "Authorization": f"Bearer {_usable_key(api_key)}",
+                # Byte counts and ranges are of the document, so nobody may compress on the way.
+                "Accept-Encoding": "identity",
+            },
+            timeout=TIMEOUT,
+            trust_env=False,
+            verify=ssl.create_default_context(),
+        )
+        self._tell = tell
+        self._sleep = sleep
 
-    def stream(self, path: str, sink: BinaryIO) -> None:
-        """Fetch to a pipe, in one go. Raises: Refused, Unreachable, Interrupted."""
-        with _reached(), self._http.stream("GET", path) as answer:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._http.close()
+
+    def call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """One call; the answer's JSON. Only a GET is repeated: its loss is known to change nothing.
+
+        Raises:
+            Refused, Unreachable, UnexpectedAnswer.
+        """
+        if method == "GET":
+            return self.patiently(self._once, method, path, **options)
+        return self._once(method, path, **options)
+
+    def pages(self, method: str, path: str, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The pages of a list, one after the other. `options` go where the method has them.
+
+        Raises:
+            Refused, Unreachable, UnexpectedAnswer.
+        """
+        where = "params" if method == "GET" else "json"
+        given = {name: value for name, value in options.items() if value is not None}
+        while True:
+            page = self.call(method, path, **{where: given})
+            yield page
+            if page.get("next_page_token") is None:
+                return
+            given["page_token"] = page["next_page_token"]
+
+    @contextmanager
+    def opened(self, path: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        """A GET whose body is still to be read; what breaks within the block is `Unreachable`.
+
+        Raises:
+            Refused, Unreachable, UnexpectedAnswer.
+        """
+        with self._reached(), self._http.stream("GET", path, headers=headers) as answer:
             _raise_for(answer)
-            sink.writelines(_chunks(answer))
+            yield answer
 
-    def _download_once(
-        self, path: str, target: Callable[[str], Path], progress: Progress
-    ) -> Downloaded:
-        with _reached():
-            head = self._http.head(path)
-        if head.status_code != httpx.codes.OK:
-            self._once("GET", path)  # a HEAD has no words; this raises with them
-        final = target(_name_in(head))
-        part = _PartialFile(final, head.headers["ETag"])
-        with _reached(), self._http.stream("GET", path, headers=part.resume_headers()) as answer:
-            _raise_for(answer)
-            part.take(answer, int(head.headers["Content-Length"]), progress)
-        return part.finish()
+    def patiently(
+        self,
+        work: Callable[Arguments, Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        """Do `work`, which may be repeated, up to `ATTEMPTS` times. Raises: what `work` raises."""
+        retrying = Retrying(
+            retry=retry_if_exception(_may_pass),
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=_pause_seconds,
+            before_sleep=self._announce,
+            sleep=self._sleep,
+            reraise=True,
+        )
+        return retrying(work, *args, **kwargs)
 
-    def _once(self, method: str, path: str, **options: Any) -> Any:
-        with _reached():
+    def _once(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        with self._reached():
             answer = self._http.request(method, path, **options)
         _raise_for(answer)
-        return answer.json()
+        found = _json_object(answer)
+        if found is None:
+            raise UnexpectedAnswer("the answer is not Strongroom's; is STRONGROOM_URL right?")
+        return found
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.HTTPError as exc:
+            reason = str(exc) or type(exc).__name__
+            raise Unreachable(
+                f"no whole answer from {self._url}: {reason}; is the service there?"
+            ) from exc
+
+    def _announce(self, state: RetryCallState) -> None:
+        assert state.outcome is not None
+        assert state.next_action is not None
+        self._tell(f"{state.outcome.exception()}; again in {state.next_action.sleep:.1f} s")
 
 
-class _PartialFile:
-    """`TARGET.part`, and the ETag of what it is part of in `TARGET.part.etag`."""
-
-    def __init__(self, final: Path, etag: str) -> None:
-        self._final = final
-        self._part = final.with_name(final.name + ".part")
-        self._mark = final.with_name(final.name + ".part.etag")
-        self._etag = etag
-
-    def resume_headers(self) -> dict[str, str]:
-        """What asks for the rest only; nothing if there is no part of this very version."""
-        with suppress(FileNotFoundError):
-            size = self._part.stat().st_size
-            if size and self._mark.read_text() == self._etag:
-                return {"Range": f"bytes={size}-", "If-Range": self._etag}
-        return {}
-
-    def take(self, answer: httpx.Response, size_bytes: int, progress: Progress) -> None:
-        """Append, or start anew when the service sent the whole. Raises: Interrupted."""
-        self._mark.write_text(self._etag)
-        resumed = answer.status_code == httpx.codes.PARTIAL_CONTENT
-        with self._part.open("ab" if resumed else "wb") as file:
-            progress(file.tell(), size_bytes)
-            for chunk in _chunks(answer):
-                file.write(chunk)
-                progress(file.tell(), size_bytes)
-            file.flush()
-            os.fsync(file.fileno())
-            if file.tell() != size_bytes:
-                raise Interrupted("the answer ended early")
-
-    def finish(self) -> Downloaded:
-        """Give the file its name."""
-        with self._part.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        self._part.replace(self._final)
-        self._mark.unlink()
-        return Downloaded(self._final, self._final.stat().st_size, digest)
+def retry_after_seconds(header: str | None, now: datetime) -> float | None:
+    """Retry-After, in seconds or as a date (RFC 9110 §10.2.3); None if absent or unreadable."""
+    if header is None:
+        return None
+    if header.isdecimal():
+        return float(header)
+    moment = parse_date(header)
+    return None if moment is None else max((moment - now).total_seconds(), 0.0)
 
 
-class _reached:  # noqa: N801 (used like a function)
-    """Turns what httpx raises into `Unreachable` before an answer, `Interrupted` within one."""
+def _usable_url(raw: str) -> httpx.URL:
+    try:
+        url = httpx.URL(raw)
+    except httpx.InvalidURL as exc:
+        raise NotConfigured("the URL of the service cannot be read") from exc
+    if url.scheme not in {"http", "https"} or not url.host or url.userinfo:
+        raise NotConfigured(f"the URL of the service is written like {DEFAULT_URL}")
+    if url.scheme == "http" and not is_loopback(url.host):
+        raise NotConfigured(
+            "plain HTTP to another machine carries the API key and documents in the clear; "
+            "use https://"
+        )
+    return url
 
-    def __enter__(self) -> None: ...
 
-    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
-        if isinstance(exc, httpx.RemoteProtocolError | httpx.ReadError | httpx.ReadTimeout):
-            raise Interrupted("the connection was cut in the middle") from exc
-        if isinstance(exc, httpx.HTTPError | httpx.InvalidURL):
-            raise Unreachable(f"no answer ({type(exc).__name__}); is the service there?") from exc
-
-
-def _attempts(count: int) -> Retrying:
-    return Retrying(
-        retry=retry_if_exception(_may_pass),
-        stop=stop_after_attempt(count),
-        wait=wait_exponential(multiplier=0.2, max=5),
-        reraise=True,
-    )
+def _usable_key(key: str | None) -> str:
+    if not key:
+        raise NotConfigured("set STRONGROOM_API_KEY to a key; the first start printed one")
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise NotConfigured("STRONGROOM_API_KEY is not an API key; one starts with sr_")
+    return key
 
 
 def _may_pass(exc: BaseException) -> bool:
-    if isinstance(exc, Refused):
-        return exc.is_temporary
-    return isinstance(exc, Interrupted | Unreachable)
+    if isinstance(exc, Unavailable):
+        return (exc.retry_after_seconds or 0.0) <= MAX_WAIT_SECONDS
+    return isinstance(exc, Unreachable)
+
+
+def _pause_seconds(state: RetryCallState) -> float:
+    exc = state.outcome.exception() if state.outcome else None
+    asked = exc.retry_after_seconds if isinstance(exc, Unavailable) else None
+    return _backoff(state) if asked is None else asked
 
 
 def _raise_for(answer: httpx.Response) -> None:
     if answer.is_success:
         return
     answer.read()
-    try:
-        problem = answer.json()
-    except ValueError:
-        problem = {"title": f"HTTP {answer.status_code}", "status": answer.status_code}
+    problem = _json_object(answer) if _media_type(answer) == _PROBLEM else None
+    if answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
+        # A load balancer's has no problem in it, and passes like our own.
+        pause = retry_after_seconds(answer.headers.get("Retry-After"), clock.now())
+        raise Unavailable(problem or {"title": "Service Unavailable", "status": 503}, pause)
+    if problem is None:
+        raise UnexpectedAnswer(
+            f"HTTP {answer.status_code}, and not from Strongroom; is STRONGROOM_URL right?"
+        )
     raise Refused(problem)
 
 
-def _chunks(answer: httpx.Response) -> Iterator[bytes]:
-    # As they come: gathered into larger ones, what a cut connection had brought would be lost.
-    yield from answer.iter_raw()
+def _media_type(answer: httpx.Response) -> str:
+    return str(answer.headers.get("Content-Type", "")).partition(";")[0].strip().lower()
 
 
-def _told(chunks: Iterator[bytes], size_bytes: int | None, progress: Progress) -> Iterator[bytes]:
-    done = 0
-    for chunk in chunks:
-        yield chunk
-        done += len(chunk)
-        progress(done, size_bytes)
-
-
-def _name_in(answer: httpx.Response) -> str:
-    """The document's name as a file name of the current folder, whatever the service says."""
-    _, parameters = parse_options_header(answer.headers.get("Content-Disposition", ""))
-    return Path(parameters.get("filename", "")).name or "document"
+def _json_object(answer: httpx.Response) -> dict[str, Any] | None:
+    try:
+        found = answer.json()
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

@@ -75,6 +75,9 @@ class Proxy:
                 client.sendall(data)
                 passed += len(data)
                 if not goes_on:
+                    # Closing alone tells nobody while the other thread still waits on these sockets.
+                    client.shutdown(socket.SHUT_RDWR)
+                    server.shutdown(socket.SHUT_RDWR)
                     return
 
     def _spoilt(self, data: bytes, passed: int) -> tuple[bytes, bool]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Final
+from urllib.parse import quote
+from uuid import UUID
 
 import typer
 
@@ -11,7 +13,7 @@ from api.commands.output import (
     Everything,
     PageSize,
     PageToken,
-    explained,
+    connected,
     show,
     show_pages,
 )
@@ -57,7 +59,7 @@ def add_principal(
 ) -> None:
     """Add a principal. Example: strongroom principal add crm --scope read --scope write --department sales"""
     body = {"name": name, "scopes": scopes, "department": department}
-    _post(context, as_json, "/v1/principals", body, _PRINCIPAL)
+    _post(context, as_json, "/v1/principals", body)
 
 
 @principal.command("list")
@@ -74,15 +76,15 @@ def list_principals(
 
 
 @principal.command("disable")
-def disable_principal(context: typer.Context, principal_id: str, as_json: AsJson = False) -> None:
+def disable_principal(context: typer.Context, principal_id: UUID, as_json: AsJson = False) -> None:
     """Stop a principal and all its keys, for good. Example: strongroom principal disable 0198…"""
-    _post(context, as_json, f"/v1/principals/{principal_id}/disable", None, _PRINCIPAL)
+    _post(context, as_json, f"/v1/principals/{principal_id}/disable")
 
 
 @api_key.command("issue")
 def issue_key(
     context: typer.Context,
-    principal_id: str,
+    principal_id: UUID,
     scopes: Annotated[
         list[str] | None, typer.Option("--scope", help="all of the principal's otherwise")
     ] = None,
@@ -90,27 +92,31 @@ def issue_key(
     as_json: AsJson = False,
 ) -> None:
     """Issue a key; its token is shown this once. Example: strongroom api-key issue 0198…"""
-    body = {"principal_id": principal_id, "scopes": scopes or None, "lifetime_days": lifetime_days}
-    _post(context, as_json, "/v1/api-keys", body, ("id", "token", "expires_at"))
+    body = {
+        "principal_id": str(principal_id),
+        "scopes": scopes or None,
+        "lifetime_days": lifetime_days,
+    }
+    _post(context, as_json, "/v1/api-keys", body)
 
 
 @api_key.command("rotate")
 def rotate_key(context: typer.Context, lifetime_days: Days = None, as_json: AsJson = False) -> None:
     """Issue a successor for the key in use; revoke that one then. Example: strongroom api-key rotate"""
     body = {"lifetime_days": lifetime_days}
-    _post(context, as_json, "/v1/api-keys/rotate", body, ("id", "token", "expires_at"))
+    _post(context, as_json, "/v1/api-keys/rotate", body)
 
 
 @api_key.command("revoke")
 def revoke_key(context: typer.Context, key_id: str, as_json: AsJson = False) -> None:
     """Stop a key, from now on and for good. Example: strongroom api-key revoke 3f0c…"""
-    _post(context, as_json, f"/v1/api-keys/{key_id}/revoke", None, _KEY)
+    _post(context, as_json, f"/v1/api-keys/{quote(key_id, safe='')}/revoke")
 
 
 @api_key.command("list")
 def list_keys(
     context: typer.Context,
-    principal_id: Annotated[str | None, typer.Option(help="only this principal's")] = None,
+    principal_id: Annotated[UUID | None, typer.Option(help="only this principal's")] = None,
     page_size: PageSize = 100,
     page_token: PageToken = None,
     all_pages: Everything = False,
@@ -146,7 +152,7 @@ def add_class(
         "bin_days": bin_days,
     }
     body = {key: value for key, value in given.items() if value is not None}
-    _post(context, as_json, "/v1/classes", body, _CLASS)
+    _post(context, as_json, "/v1/classes", body)
 
 
 @document_class.command("list")
@@ -165,32 +171,32 @@ def list_classes(
 @document_class.command("show")
 def show_class(context: typer.Context, name: str, as_json: AsJson = False) -> None:
     """Show one class. Example: strongroom class show general"""
-    with explained(context, as_json) as client:
-        show(context, client.call("GET", f"/v1/classes/{name}"), _CLASS)
+    with connected(context, as_json) as client:
+        show(context, client.call("GET", f"/v1/classes/{quote(name, safe='')}"))
 
 
 @hold.command("place")
 def place_hold(
     context: typer.Context,
-    document_id: str,
+    document_id: UUID,
     reason: Annotated[str, typer.Option(help="why, for the record")],
     as_json: AsJson = False,
 ) -> None:
     """Put a legal hold on a document. Example: strongroom hold place 0198… --reason 'case 2026/17'"""
-    body = {"document_id": document_id, "reason": reason}
-    _post(context, as_json, "/v1/holds", body, _HOLD)
+    body = {"document_id": str(document_id), "reason": reason}
+    _post(context, as_json, "/v1/holds", body)
 
 
 @hold.command("release")
-def release_hold(context: typer.Context, hold_id: str, as_json: AsJson = False) -> None:
+def release_hold(context: typer.Context, hold_id: UUID, as_json: AsJson = False) -> None:
     """End a legal hold. Example: strongroom hold release 0198…"""
-    _post(context, as_json, f"/v1/holds/{hold_id}/release", None, _HOLD)
+    _post(context, as_json, f"/v1/holds/{hold_id}/release")
 
 
 @hold.command("list")
 def list_holds(
     context: typer.Context,
-    document_id: Annotated[str | None, typer.Option(help="only this document's")] = None,
+    document_id: Annotated[UUID | None, typer.Option(help="only this document's")] = None,
     page_size: PageSize = 100,
     page_token: PageToken = None,
     all_pages: Everything = False,
@@ -201,11 +207,9 @@ def list_holds(
     _list(context, as_json, "/v1/holds", options, _HOLD, all_pages=all_pages)
 
 
-def _post(
-    context: typer.Context, as_json: bool, path: str, body: Any, columns: tuple[str, ...]
-) -> None:
-    with explained(context, as_json) as client:
-        show(context, client.call("POST", path, json=body), columns)
+def _post(context: typer.Context, as_json: bool, path: str, body: Any = None) -> None:
+    with connected(context, as_json) as client:
+        show(context, client.call("POST", path, json=body))
 
 
 def _list(
@@ -217,5 +221,5 @@ def _list(
     *,
     all_pages: bool,
 ) -> None:
-    with explained(context, as_json) as client:
+    with connected(context, as_json) as client:
         show_pages(context, client.pages("GET", path, options), columns, all_pages=all_pages)

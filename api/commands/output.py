@@ -1,13 +1,17 @@
-"""What commands print: JSON as the API gave it, or tables for people."""
+"""What commands print: JSON as the API gave it, or lines and tables for people.
+
+Whatever came from the service passes `api.commands.names` first; tables are made of `Text`, which rich
+takes for no markup. One thing is printed as plain lines, since a table would break a key over two of them.
+"""
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, NoReturn
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -20,8 +24,10 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
-from api.client import DEFAULT_URL, Client, Interrupted, Refused, Unreachable
+from api.client import DEFAULT_URL, Client, ClientError, Refused, Unavailable
+from api.commands.names import printable, printable_json
 from api.settings import client_url_and_key
 
 FOUND_WRONG: Final = 1
@@ -37,51 +43,48 @@ Everything = Annotated[bool, typer.Option("--all", help="follow the pages to the
 
 @dataclass
 class Session:
-    """What the options before the command said."""
+    """What the options before the command said, and how it went so far."""
 
     url: str | None = None
     as_json: bool = False
+    err: bool = False
+    exit_code: int = 0
 
     def client(self) -> Client:
-        """A client for the service and key of the environment."""
+        """A client for the service and key of the environment. Raises: NotConfigured."""
         url, key = client_url_and_key()
-        if key is None:
-            fail("set STRONGROOM_API_KEY to a key; the first start printed one")
-        return Client(self.url or url or DEFAULT_URL, key)
+        return Client(self.url or url or DEFAULT_URL, key, tell=_tell)
 
-
-def fail(message: str) -> NoReturn:
-    """Say why the command could not run, and end."""
-    typer.echo(f"strongroom: {message}", err=True)
-    raise typer.Exit(COULD_NOT_RUN)
+    @contextmanager
+    def attempt(self, about: str | None = None) -> Iterator[None]:
+        """Say what failed within, `about` which file, and remember it for the exit code."""
+        try:
+            yield
+        except ClientError as exc:
+            _show_failure(exc, about, as_json=self.as_json, err=self.err)
+            self.exit_code = max(self.exit_code, _exit_code(exc))
 
 
 @contextmanager
-def explained(context: typer.Context, as_json: bool) -> Iterator[Client]:
-    """A client; what it raises becomes a line, or JSON, and the exit code."""
+def connected(context: typer.Context, as_json: bool, *, err: bool = False) -> Iterator[Client]:
+    """A client; what fails becomes a line, or JSON (with `err` on standard error), and the exit code."""
     session: Session = context.obj
-    session.as_json |= as_json
-    try:
-        yield session.client()
-    except Refused as exc:
-        _show_problem(exc.problem, as_json=session.as_json)
-        raise typer.Exit(COULD_NOT_RUN if exc.is_temporary else FOUND_WRONG) from None
-    except (Unreachable, Interrupted, OSError) as exc:
-        fail(printable(str(exc)))
+    session.as_json, session.err = as_json, err
+    with session.attempt(), session.client() as client:
+        yield client
+    if session.exit_code:
+        raise typer.Exit(session.exit_code)
 
 
-def show(context: typer.Context, answer: Any, columns: Sequence[str]) -> None:
-    """One thing, or a page of them (`items`), as a table of `columns`."""
+def show(context: typer.Context, answer: Mapping[str, Any], *, err: bool = False) -> None:
+    """One thing, a line for each of its values."""
     if context.obj.as_json:
-        typer.echo(json.dumps(answer, ensure_ascii=False))
+        typer.echo(printable_json(answer), err=err)
         return
-    items = answer.get("items", [answer])
-    table = Table(*columns)
-    for item in items:
-        table.add_row(*(printable(_cell(item, column)) for column in columns))
-    Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS).print(table)
-    if answer.get("next_page_token"):
-        typer.echo(f"more: --page-token {answer['next_page_token']}, or --all", err=True)
+    lines = dict(_flat(answer))
+    width = max(map(len, lines), default=0)
+    for name, value in lines.items():
+        typer.echo(f"{printable(name):<{width}}  {value}".rstrip(), err=err)
 
 
 def show_pages(
@@ -91,47 +94,87 @@ def show_pages(
     *,
     all_pages: bool,
 ) -> None:
-    """The first page, or all of them as one list."""
+    """The first page as the API gave it, or all of them as one list."""
     page = next(pages)
+    items = page.get("items", [])
     if all_pages:
-        items = [*page["items"], *(item for further in pages for item in further["items"])]
-        page = {"items": items, "next_page_token": None}
-    show(context, page, columns)
-
-
-def printable(text: str) -> str:
-    """`text` without what a terminal would obey, nor what rich would take for markup."""
-    visible = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
-    return visible.replace("[", r"\[")
+        items = [*items, *(item for further in pages for item in further["items"])]
+    if context.obj.as_json:
+        whole = {"items": items, "next_page_token": None}
+        typer.echo(printable_json(whole if all_pages else page))
+        return
+    _show_table(items, columns)
+    if not all_pages and page.get("next_page_token"):
+        _tell(f"more: --page-token {page['next_page_token']}, or --all")
 
 
 @contextmanager
-def progress_bar(label: str) -> Iterator[Any]:
+def progress_bar(label: str) -> Iterator[Callable[[int, int | None], None]]:
     """A transfer's progress on a terminal's standard error; silent elsewhere."""
     columns = (
-        *(TextColumn("{task.description}"), BarColumn(), DownloadColumn()),
+        *(TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn()),
         *(TransferSpeedColumn(), TimeRemainingColumn()),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
+    shown = console.is_terminal
+    with Progress(*columns, console=console, disable=not shown, transient=True) as bar:
         task = bar.add_task(printable(label), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _show_problem(problem: dict[str, Any], *, as_json: bool) -> None:
+def _show_table(items: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(Text(column), overflow="fold", no_wrap=column == "id")
+    for item in items:
+        cells = dict(_flat(item))
+        table.add_row(*(Text(cells.get(column, "")) for column in columns))
+    console.print(table)
+
+
+def _show_failure(exc: ClientError, about: str | None, *, as_json: bool, err: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(problem, ensure_ascii=False))
+        typer.echo(printable_json(exc.as_problem()), err=err)
         return
-    typer.echo(f"strongroom: {printable(str(problem.get('title', 'refused')))}", err=True)
-    for key in ("detail", "request_id"):
-        if problem.get(key):
-            typer.echo(f"  {key}: {printable(str(problem[key]))}", err=True)
+    problem = exc.as_problem()
+    prefix = "" if about is None else f"{about}: "
+    _tell(f"{prefix}{problem['title'] if isinstance(exc, Refused) else exc}")
+    for name in ("detail", "request_id"):
+        if isinstance(exc, Refused) and problem.get(name):
+            typer.echo(f"  {name}: {printable(str(problem[name]))}", err=True)
 
 
-def _cell(item: dict[str, Any], column: str) -> str:
-    value: Any = item
-    for part in column.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
+def _exit_code(exc: ClientError) -> int:
+    refused = isinstance(exc, Refused) and not isinstance(exc, Unavailable)
+    return FOUND_WRONG if refused else COULD_NOT_RUN
+
+
+def _tell(message: str) -> None:
+    typer.echo(f"strongroom: {printable(message)}", err=True)
+
+
+def _flat(item: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Values by dotted name, printable."""
+    for name, value in item.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", printable(_in_words(name, value))
+
+
+def _in_words(name: str, value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, list):
         return ", ".join(map(str, value))
-    return "" if value is None else str(value)
+    if name.endswith(("_at", "_after")):
+        return _utc(str(value))
+    return str(value)
+
+
+def _utc(moment: str) -> str:
+    try:
+        return datetime.fromisoformat(moment).astimezone(UTC).isoformat(timespec="seconds")
+    except ValueError:
+        return moment

@@ -162,10 +162,12 @@ def test_names_from_the_service_do_not_reach_the_terminal_raw(
     assert "[bold]not markup.txt" in demo.run("ls").stdout
 
 
-def test_a_name_with_a_path_stays_in_this_folder(demo: Cli, service: RunningService) -> None:
+def test_a_hidden_name_becomes_a_visible_file_of_this_folder(
+    demo: Cli, service: RunningService
+) -> None:
     document = upload(service.demo, b"x", name="..evil")
     demo.run("get", document["id"])
-    assert Path("..evil").read_bytes() == b"x"
+    assert Path("evil").read_bytes() == b"x"
 
 
 def test_refusals_tell_and_exit_with_1(demo: Cli) -> None:
@@ -223,3 +225,25 @@ def test_every_command_has_help_with_an_example_and_json() -> None:
         text = " ".join(CliRunner().invoke(app, [*path, "--help"]).output.split())
         assert "Example:" in text, path
         assert "--json" in text or path in {("serve",), ("worker",)}, path
+
+
+def test_json_before_the_command_holds_for_local_commands_too() -> None:
+    assert "version" in json.loads(CliRunner().invoke(app, ["--json", "version"]).stdout)
+
+
+def test_a_cut_download_to_a_pipe_goes_on(demo: Cli, service: RunningService) -> None:
+    content = os.urandom(6 * MIB)
+    document = upload(service.demo, content)
+    with proxied(int(service.url.rpartition(":")[2])) as proxy:
+        demo.environment["STRONGROOM_URL"] = f"http://127.0.0.1:{proxy.port}"
+        proxy.misbehaviour.cut_after, proxy.misbehaviour.cuts = 4 * MIB, 1
+        result = demo.run("get", document["id"], "-o", "-")
+    assert result.stdout_bytes == content
+    assert hashlib.sha256(content).hexdigest() in result.stderr
+
+
+def test_a_fresh_key_is_printed_in_one_piece(admin: Cli) -> None:
+    principal = admin.json("principal", "add", "crm", "--scope", "admin")
+    printed = admin.run("api-key", "issue", principal["id"]).stdout
+    token = next(line.split()[1] for line in printed.splitlines() if line.startswith("token"))
+    assert Cli(admin.environment["STRONGROOM_URL"], token).json("class", "list")["items"]
