@@ -203,6 +203,17 @@ def test_another_process_can_drop_what_was_left(store: ObjectStore) -> None:
         assert list(store.pending(name)) == []
 
 
+def test_an_upload_that_was_swept_cannot_be_completed(store: ObjectStore) -> None:
+    name = key()
+    upload = store.begin_parts(name)
+    upload.put_part(1, b"late")
+    store.abort_pending(name, upload.upload_id)
+    with pytest.raises(StoreUnavailable):
+        upload.complete()
+    with pytest.raises(ObjectMissing):
+        store.open(name)
+
+
 def test_readers_closed_early_do_not_drain_the_pool(store: ObjectStore) -> None:
     name = key()
     put_in_parts(store, name, os.urandom(PART_SIZE_BYTES + 1))
@@ -305,6 +316,24 @@ def test_a_server_killed_in_mid_read_is_away(versity: S3Server) -> None:
             versity.start()
 
 
+@pytest.mark.parametrize("how", [S3Server.stop, S3Server.pause])
+def test_a_server_lost_in_mid_write_is_away_and_shows_no_object(
+    versity: S3Server, how: Callable[[S3Server], None]
+) -> None:
+    store, name = versity.store(read_seconds=0.5), key()
+    upload = store.begin_parts(name)
+    upload.put_part(1, bytes(PART_SIZE_BYTES))
+    how(versity)
+    try:
+        with pytest.raises(StoreUnavailable):
+            upload.put_part(2, bytes(PART_SIZE_BYTES))
+    finally:
+        versity.stop()
+        versity.start()
+    with pytest.raises(ObjectMissing):
+        store.open(name)
+
+
 def test_a_server_that_hangs_is_away_within_the_time_out(versity: S3Server) -> None:
     store = versity.store(read_seconds=0.5)
     versity.pause()
@@ -327,11 +356,11 @@ def test_a_probe_tells_full_stores_from_plain_ones(versity: S3Server, rclone: S3
 
 
 def test_delete_removes_every_stored_version(versity: S3Server) -> None:
-    first = versity.store(bucket="versioned")
-    first._client.set_bucket_versioning("versioned", VersioningConfig(ENABLED))
     store = versity.store(bucket="versioned")
+    # Switched on while we run: a delete must not go by what was true at the start.
+    store._client.set_bucket_versioning("versioned", VersioningConfig(ENABLED))
     for body in (b"one", b"two"):
         store.put("objects/aa/x", body)
     store.delete("objects/aa/x")
-    left = list(first._client.list_objects("versioned", recursive=True, include_version=True))
+    left = list(store._client.list_objects("versioned", recursive=True, include_version=True))
     assert left == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import secrets
 import signal
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -24,6 +25,12 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _killed_with_this_run() -> Callable[[], None]:
+    """A server must not outlive a run that is itself killed: PR_SET_PDEATHSIG, prctl(2)."""
+    prctl = ctypes.CDLL(None).prctl  # looked up here: after the fork no lock may be taken
+    return lambda: prctl(1, int(signal.SIGKILL), 0, 0, 0)
 
 
 class S3Server(ABC):
@@ -60,9 +67,17 @@ class S3Server(ABC):
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            preexec_fn=_killed_with_this_run(),  # noqa: PLW1509 (it takes no lock)
         )
+        try:
+            self._wait_until_ready(self._process)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         for _ in range(200):
-            assert self._process.poll() is None, f"{self.name} ended at once"
+            assert process.poll() is None, f"{self.name} ended at once"
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return
             time.sleep(0.05)

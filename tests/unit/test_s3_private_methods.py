@@ -1,29 +1,57 @@
-"""minio's private methods are as `vault/objects/s3.py` calls them; a new release may change that."""
+"""minio's private names are as `vault/objects/s3.py` uses them; a new release may change that."""
 
 from __future__ import annotations
 
-from inspect import signature
+from inspect import Signature, signature
 
 import pytest
+import urllib3
 from minio import Minio
+from minio.error import InvalidResponseError
 
-EXPECTED = {
-    "_put_object": ["self", "bucket_name", "object_name", "data", "headers"],
+# As called: positional arguments (the client itself first), then keywords.
+CALLS: dict[str, tuple[tuple[object, ...], dict[str, object]]] = {
+    "_put_object": ((None, "bucket", "key", b""), {"headers": {}}),
+    "_create_multipart_upload": ((None, "bucket", "key", {}), {}),
+    "_upload_part": ((None, "bucket", "key", b"", None, "upload", 1), {}),
+    "_complete_multipart_upload": ((None, "bucket", "key", "upload", []), {}),
+    "_abort_multipart_upload": ((None, "bucket", "key", "upload"), {}),
+    "_list_multipart_uploads": (
+        (None, "bucket"),
+        {"prefix": "", "key_marker": None, "upload_id_marker": None},
+    ),
+}
+
+POSITIONS = {
+    "_put_object": ["self", "bucket_name", "object_name", "data"],
     "_create_multipart_upload": ["self", "bucket_name", "object_name", "headers"],
     "_upload_part": [
         *("self", "bucket_name", "object_name", "data", "headers", "upload_id", "part_number"),
     ],
     "_complete_multipart_upload": ["self", "bucket_name", "object_name", "upload_id", "parts"],
     "_abort_multipart_upload": ["self", "bucket_name", "object_name", "upload_id"],
+    "_list_multipart_uploads": ["self", "bucket_name"],
 }
 
 
-@pytest.mark.parametrize("name", EXPECTED)
-def test_a_private_method_still_takes_what_we_pass(name: str) -> None:
-    parameters = list(signature(getattr(Minio, name)).parameters)
-    assert parameters[: len(EXPECTED[name])] == EXPECTED[name]
+def _signature(name: str) -> Signature:
+    return signature(getattr(Minio, name))
 
 
-def test_the_listing_of_open_uploads_still_takes_prefix_and_markers() -> None:
-    parameters = signature(Minio._list_multipart_uploads).parameters
-    assert {"prefix", "key_marker", "upload_id_marker"} <= set(parameters)
+@pytest.mark.parametrize("name", CALLS)
+def test_a_private_method_needs_no_more_than_we_pass(name: str) -> None:
+    positional, keywords = CALLS[name]
+    _signature(name).bind(*positional, **keywords)
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+def test_what_we_pass_by_position_still_means_the_same(name: str) -> None:
+    assert list(_signature(name).parameters)[: len(POSITIONS[name])] == POSITIONS[name]
+
+
+def test_an_answer_that_is_not_xml_still_carries_its_status() -> None:
+    assert InvalidResponseError(404, "text/xml", None)._code == 404
+
+
+def test_urllib3_still_validates_a_connection_before_it_sends() -> None:
+    assert list(signature(urllib3.HTTPConnectionPool._validate_conn).parameters) == ["self", "conn"]

@@ -1,27 +1,26 @@
 """Any S3 as a site, by minio's client.
 
 minio has no public call for single parts or for what was left open, so its private ones are used, in this
-file only; `tests/unit/test_s3_private_methods.py` fails when a new release changes them. A dead site is
-noticed within the time-outs: nothing retries a write, and reads are repeated once when a pooled connection
-turns out to be broken.
+file only; `tests/unit/test_s3_private_methods.py` fails when a new release changes them. What the
+connections do when a site is dead stands in `pool.py`.
 """
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, cast
 from uuid import uuid4
+from xml.etree.ElementTree import ParseError
 
-import urllib3
 from minio import Minio
 from minio.datatypes import Part
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3.exceptions import HTTPError
 
+from vault.objects.pool import connection_pool
 from vault.objects.store import (
     Bytes,
     Capabilities,
@@ -53,6 +52,8 @@ _MISCONFIGURED: Final = frozenset(
     }
 )
 
+_UNKNOWN_TO_PLAIN_STORES: Final = frozenset({"NotImplemented", "MethodNotAllowed"})
+
 _CODE_OF: Final = {403: "AccessDenied", 404: "NoSuchKey", 416: "InvalidRange"}
 
 
@@ -80,20 +81,18 @@ class S3Store:
             endpoint: ``HOST:PORT``.
             ca_file: PEM of the authority that signed the endpoint's certificate; None: the system's.
             connections: pooled connections; more are opened when needed.
-            connect_seconds, read_seconds: time-outs; the second is between two reads.
+            connect_seconds, read_seconds: time-outs; the second is between two reads, and for
+                sending one body.
         """
         self.site = site
         self._bucket = bucket
-        self._versioned = False
-        # Our own pool: minio's waits 300 s and retries PUT and DELETE five times; it also trusts
-        # proxy variables.
-        pool = urllib3.PoolManager(
-            maxsize=connections,
-            timeout=urllib3.Timeout(connect=connect_seconds, read=read_seconds),
-            retries=urllib3.Retry(
-                total=1, connect=0, read=1, status=0, allowed_methods={"GET", "HEAD"}
-            ),
-            ssl_context=ssl.create_default_context(cafile=ca_file) if tls else None,
+        # Our own connections: minio's wait 300 s and repeat PUT and DELETE five times.
+        pool = connection_pool(
+            connections=connections,
+            connect_seconds=connect_seconds,
+            read_seconds=read_seconds,
+            tls=tls,
+            ca_file=ca_file,
         )
         # The region is given, or each client would first ask for the bucket's.
         self._client = Minio(
@@ -106,11 +105,14 @@ class S3Store:
         )
 
     def prepare(self) -> None:
-        """Make the bucket if it is missing, and see whether it keeps versions. For the start only."""
+        """Make the bucket if it is missing, and see that we may ask whether it keeps versions.
+
+        For the start only.
+        """
         with _translated(self.site):
             if not self._client.bucket_exists(bucket_name=self._bucket):
                 self._make_bucket()
-            self._versioned = self._has_versions()
+            self._has_versions()
 
     def put(self, key: str, body: Bytes) -> None:
         with _translated(self.site):
@@ -129,7 +131,8 @@ class S3Store:
     def size(self, key: str) -> int:
         with _translated(self.site):
             found = self._client.stat_object(bucket_name=self._bucket, object_name=key)
-            return found.size or 0
+            # Not `found.size`: that is 0 when the answer tells none.
+            return int((found.metadata or {}).get("Content-Length", ""))
 
     def delete(self, key: str) -> None:
         with suppress(ObjectMissing), _translated(self.site):
@@ -177,17 +180,18 @@ class S3Store:
     def probe(self) -> Capabilities:
         self.check()
         key = f"probe/{uuid4()}"
-        try:
-            self.put(key, b"probe")
-            return Capabilities(
-                conditional_put=self._refuses_overwrite(key),
-                versioning=self._versioned,
-                object_lock=self._has_object_lock(),
-                partial_content=self._answers_206(key),
-                lists_pending_uploads=self._lists_pending(key),
-            )
-        finally:
-            self.delete(key)
+        with _translated(self.site):
+            try:
+                self.put(key, b"probe")
+                return Capabilities(
+                    conditional_put=self._refuses_overwrite(key),
+                    versioning=self._has_versions(),
+                    object_lock=self._has_object_lock(),
+                    partial_content=self._answers_206(key),
+                    lists_pending_uploads=self._lists_pending(key),
+                )
+            finally:
+                self.delete(key)
 
     def _make_bucket(self) -> None:
         try:
@@ -198,14 +202,20 @@ class S3Store:
                 raise
 
     def _has_versions(self) -> bool:
+        """Whether a delete would leave older versions behind.
+
+        A refusal is not a no: taken for one, every delete would only hide the ciphertext.
+        """
         try:
             status = self._client.get_bucket_versioning(bucket_name=self._bucket).status
-        except (S3Error, InvalidResponseError, ServerError):
-            return False  # a plain store: it does not know the question
+        except S3Error as exc:
+            if exc.code in _UNKNOWN_TO_PLAIN_STORES:
+                return False
+            raise
         return status in ("Enabled", "Suspended")
 
     def _versions_of(self, key: str) -> Iterator[str | None]:
-        if not self._versioned:
+        if not self._has_versions():
             yield None
             return
         for found in self._client.list_objects(
@@ -256,25 +266,45 @@ class _S3Upload:
         self._site = site
         self._bucket = bucket
         self._key = key
-        self._etags: dict[int, str] = {}
+        self._parts: dict[int, Part] = {}
         with _translated(site):
             self.upload_id = client._create_multipart_upload(bucket, key, {})  # noqa: SLF001
 
     def put_part(self, number: int, body: Bytes) -> None:
-        with _translated(self._site):
-            self._etags[number] = self._client._upload_part(  # noqa: SLF001
+        with self._writing():
+            etag = self._client._upload_part(  # noqa: SLF001
                 self._bucket, self._key, cast("bytes", body), None, self.upload_id, number
             )
+        self._parts[number] = Part(number, etag, size=len(body))
 
     def complete(self) -> None:
-        parts = [Part(number, etag) for number, etag in sorted(self._etags.items())]
-        with _translated(self._site):
+        parts = [part for _, part in sorted(self._parts.items())]
+        with self._writing():
             self._client._complete_multipart_upload(  # noqa: SLF001
                 self._bucket, self._key, self.upload_id, parts
             )
+            self._require_object()
 
     def abort(self) -> None:
         _abort(self._client, self._site, self._bucket, self._key, self.upload_id)
+
+    def _require_object(self) -> None:
+        """Look for the object: a completion may fail with status 200, which minio takes for success.
+
+        Source: Amazon S3 API Reference, CompleteMultipartUpload.
+        """
+        found = self._client.stat_object(bucket_name=self._bucket, object_name=self._key)
+        if found.size != sum(part.size or 0 for part in self._parts.values()):
+            raise StoreUnavailable(self._site, "the parts did not become the object")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What a write finds missing is our own upload: somebody swept it."""
+        try:
+            with _translated(self._site):
+                yield
+        except ObjectMissing as exc:
+            raise StoreUnavailable(self._site, "the upload is gone") from exc
 
 
 class _S3Reader:
@@ -315,7 +345,7 @@ class _S3Reader:
     def _whole_size(self) -> int:
         if self._is_range:
             return int(self._response.headers["Content-Range"].rpartition("/")[2])
-        return int(self._response.headers["Content-Length"])
+        return int(self._response.headers.get("Content-Length", ""))
 
     def _skip(self, size_bytes: int) -> None:
         """A store that ignored the range sends everything; what was not asked for is read away."""
@@ -342,7 +372,7 @@ def _translated(site: str) -> Iterator[None]:
     except InvalidResponseError as exc:
         # An answer that is not XML by its header: only the status tells (rclone's are text/xml).
         raise _own_error(site, _CODE_OF.get(exc._code, str(exc._code))) from exc  # noqa: SLF001
-    except (MinioException, HTTPError, OSError, ValueError) as exc:
+    except (MinioException, HTTPError, OSError, ParseError, ValueError) as exc:
         raise StoreUnavailable(site, f"no proper answer ({type(exc).__name__})") from exc
 
 

@@ -1,0 +1,202 @@
+"""Answers an S3 may give that no real server gives on request: each ends in one of the store's own errors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+
+from tests.servers.canned import CannedServer, Request, answer, canned, error
+from vault.objects.s3 import S3Store
+from vault.objects.store import PART_SIZE_BYTES, StoreError, StoreMisconfigured, StoreUnavailable
+
+MIB = 2**20
+KEY = "objects/aa/x"
+
+
+def read(store: S3Store, offset: int, length: int) -> bytes:
+    buffer = memoryview(bytearray(length))
+    with closing(store.open(KEY, offset, length)) as reader:
+        return bytes(buffer[: reader.readinto(buffer)])
+
+
+CALLS: dict[str, Callable[[S3Store], object]] = {
+    "put": lambda store: store.put(KEY, b"x"),
+    "begin_parts": lambda store: store.begin_parts(KEY),
+    "open": lambda store: read(store, 1, 2),
+    "size": lambda store: store.size(KEY),
+    "list": lambda store: list(store.list()),
+    "pending": lambda store: list(store.pending()),
+    "delete": lambda store: store.delete(KEY),
+    "abort_pending": lambda store: store.abort_pending(KEY, "upload"),
+    "check": lambda store: store.check(),
+    "prepare": lambda store: store.prepare(),
+    "probe": lambda store: store.probe(),
+}
+
+USELESS: dict[str, bytes] = {
+    "cut at once": b"",
+    "not HTTP": b"220 mail.example ESMTP\r\n",
+    "an error in broken XML": answer(503, "<oops"),
+    "an error in HTML": answer(502, "<html>bad gateway</html>", Content_Type="text/html"),
+    "an error without a body": answer(500),
+    "slow down": error(503, "SlowDown"),
+}
+
+
+def store_at(server: CannedServer, **seconds: float) -> S3Store:
+    return S3Store(
+        "a",
+        endpoint=server.endpoint,
+        bucket="bucket",
+        access_key="access",
+        secret_key="secret",
+        tls=False,
+        **seconds,  # type: ignore[arg-type] # the time-outs only
+    )
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("useless", USELESS)
+def test_a_useless_answer_makes_the_store_unavailable(call: str, useless: str) -> None:
+    with canned(USELESS[useless]) as server, pytest.raises(StoreUnavailable):
+        CALLS[call](store_at(server))
+
+
+@pytest.mark.parametrize(
+    "call", sorted(CALLS.keys() - {"size", "check"})
+)  # answers to HEAD have no body
+def test_an_answer_cut_in_its_body_makes_the_store_unavailable(call: str) -> None:
+    with canned(answer(200, "<", Content_Length="1000")) as server, pytest.raises(StoreUnavailable):
+        CALLS[call](store_at(server))
+
+
+def test_an_answer_without_a_size_is_not_taken_for_an_empty_object() -> None:
+    with canned(b"HTTP/1.1 200 OK\r\n\r\n") as server, pytest.raises(StoreUnavailable):
+        store_at(server).size(KEY)
+
+
+@pytest.mark.parametrize("call", ["begin_parts", "list", "pending"])
+def test_a_result_in_broken_xml_makes_the_store_unavailable(call: str) -> None:
+    with canned(answer(200, "<oops")) as server, pytest.raises(StoreUnavailable):
+        CALLS[call](store_at(server))
+
+
+def test_an_object_of_unknown_length_is_refused() -> None:
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    with canned(chunked) as server, pytest.raises(StoreUnavailable):
+        store_at(server).open(KEY)
+
+
+def test_a_store_that_ignores_the_range_still_gives_just_these_bytes() -> None:
+    with canned(answer(200, "0123456789")) as server:
+        assert read(store_at(server), 3, 4) == b"3456"
+        with closing(store_at(server).open(KEY, 3, 4)) as reader:
+            assert reader.object_size_bytes == 10
+
+
+@pytest.mark.parametrize("head", [answer(404), answer(200, Content_Length="7")])
+def test_a_completion_that_fails_with_status_200_is_not_taken_for_success(head: bytes) -> None:
+    def respond(request: Request) -> bytes:
+        if request.method == "HEAD":
+            return head
+        if request.method == "PUT":
+            return answer(200, ETag='"e"')
+        if "uploads=" in request.target:
+            return answer(200, "<Result><UploadId>upload</UploadId></Result>")
+        return error(200, "InternalError")
+
+    with canned(respond) as server:
+        upload = store_at(server).begin_parts(KEY)
+        upload.put_part(1, b"ciphertext")
+        with pytest.raises(StoreUnavailable):
+            upload.complete()
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_ciphertext_does_not_follow_a_redirect(status: int) -> None:
+    with canned(answer(200)) as elsewhere:
+        redirect = answer(status, Location=f"http://{elsewhere.endpoint}/x")
+        with canned(redirect) as server, pytest.raises(StoreError):
+            store_at(server).put(KEY, b"ciphertext")
+        assert elsewhere.requests == []
+
+
+def test_a_write_is_never_repeated() -> None:
+    with canned(b"") as server:
+        with pytest.raises(StoreUnavailable):
+            store_at(server).put(KEY, b"x")
+        assert len(server.requests) == 1
+
+
+def test_a_read_is_repeated_once_when_the_connection_breaks() -> None:
+    with canned(b"") as server:
+        with pytest.raises(StoreUnavailable):
+            store_at(server).size(KEY)
+        assert len(server.requests) == 2
+
+
+def test_a_read_that_timed_out_is_not_repeated() -> None:
+    def respond(_: Request) -> bytes:
+        time.sleep(2)
+        return b""
+
+    with canned(respond) as server:
+        with pytest.raises(StoreUnavailable):
+            store_at(server, read_seconds=0.3).size(KEY)
+        assert len(server.requests) == 1
+
+
+def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with canned(answer(200)) as proxy, canned(answer(200)) as server:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, f"http://{proxy.endpoint}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        store_at(server).put(KEY, b"x")
+        assert proxy.requests == []
+
+
+def test_a_slow_line_may_take_longer_than_a_connection() -> None:
+    with canned(answer(200), bytes_per_second=8 * MIB) as server:
+        store_at(server, connect_seconds=0.3).put(KEY, bytes(PART_SIZE_BYTES))
+        assert server.requests[0].body_size_bytes == PART_SIZE_BYTES
+
+
+def test_a_receiver_that_stalls_is_away_within_the_read_time_out() -> None:
+    with canned(answer(200), bytes_per_second=1024) as server:
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            store_at(server, read_seconds=0.5).put(KEY, bytes(PART_SIZE_BYTES))
+        assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("refusal", "expected"),
+    [
+        (error(403, "AccessDenied"), StoreMisconfigured),
+        (error(503, "SlowDown"), StoreUnavailable),
+    ],
+)
+@pytest.mark.parametrize("call", ["prepare", "delete"])
+def test_a_bucket_that_may_keep_versions_is_not_taken_for_one_that_does_not(
+    call: str, refusal: bytes, expected: type[StoreError]
+) -> None:
+    def respond(request: Request) -> bytes:
+        return refusal if "versioning" in request.target else answer(200)
+
+    with canned(respond) as server:
+        with pytest.raises(expected):
+            CALLS[call](store_at(server))
+        assert not any(request.method == "DELETE" for request in server.requests)
+
+
+def test_a_plain_store_that_knows_no_versions_is_fine() -> None:
+    def respond(request: Request) -> bytes:
+        return error(501, "NotImplemented") if "versioning" in request.target else answer(200)
+
+    with canned(respond) as server:
+        store_at(server).prepare()
+        store_at(server).delete(KEY)
+        assert server.requests[-1].method == "DELETE"
