@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Generic, Self, TypeVar
 from uuid import UUID
@@ -19,10 +20,12 @@ from vault.model import (
     DocumentState,
     Durability,
     Hold,
+    Page,
     Version,
 )
 
 Item = TypeVar("Item")
+Found = TypeVar("Found")
 _NEW_CLASS = NewClass(name="defaults")
 
 
@@ -37,6 +40,11 @@ class PageShape(BaseModel, Generic[Item]):
 
     items: list[Item]
     next_page_token: str | None
+
+    @classmethod
+    def of(cls, page: Page[Found], shape: Callable[[Found], Item]) -> Self:
+        """The shape of a page, each item shaped by `shape`."""
+        return cls(items=list(map(shape, page.items)), next_page_token=page.next_page_token)
 
 
 class VersionShape(BaseModel):

@@ -18,10 +18,8 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from keymgmt import stream
-from keymgmt.binding import associated_data
-from keymgmt.commitment import verify
 from keymgmt.errors import DecryptionFailed, KeyVersionRetired
-from keymgmt.provider import KeyProvider, Purpose, WrappedKey
+from keymgmt.provider import KeyProvider
 from vault.access.authorise import require
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
@@ -30,6 +28,7 @@ from vault.errors import DocumentInBin, IntegrityFailure, NotFound, VaultError
 from vault.model import Document, DocumentState, Version
 from vault.objects.keys import object_key
 from vault.objects.store import ObjectMissing, ObjectReader, ObjectStore
+from vault.opening import open_key
 from vault.records import find_document, select_versions, to_version
 from vault.tables import versions
 
@@ -107,14 +106,7 @@ class Contents:
         return content
 
     def _decrypt(self, document_id: UUID, version: Version, chosen: ByteRange) -> Generator[bytes]:
-        binding = associated_data(
-            vault_id=self._vault_id,
-            document_id=document_id,
-            version_id=version.id,
-            object_id=version.object_id,
-        )
-        data_key = self._keys.unwrap(Purpose.DOCUMENTS, binding, WrappedKey(version.wrapped_key))
-        verify(data_key, binding, version.key_commitment)
+        data_key, binding = open_key(self._keys, self._vault_id, document_id, version)
         yield from stream.open_range(
             data_key,
             binding,

@@ -7,9 +7,7 @@ from dataclasses import replace
 
 from sqlalchemy import Connection
 
-from keymgmt.binding import associated_data
 from keymgmt.fingerprint import Fingerprint
-from keymgmt.provider import Purpose, WrappedKey
 from vault.access.authorise import require
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
@@ -18,6 +16,7 @@ from vault.errors import IdempotencyMismatch
 from vault.idempotency import FirstRequest
 from vault.incoming import NewDocument
 from vault.model import Document
+from vault.opening import open_key
 from vault.records import find_document, select_versions, to_version
 from vault.sealing import Sealing
 from vault.tables import versions
@@ -41,13 +40,7 @@ class Replay:
             self._document = _as_created(connection, first)
         require(actor.caller, Action.DOCUMENT_CREATE, self._document.department)
         version = self._document.version
-        binding = associated_data(
-            vault_id=sealing.vault_id,
-            document_id=self._document.id,
-            version_id=version.id,
-            object_id=version.object_id,
-        )
-        data_key = sealing.keys.unwrap(Purpose.DOCUMENTS, binding, WrappedKey(version.wrapped_key))
+        data_key, _ = open_key(sealing.keys, sealing.vault_id, self._document.id, version)
         self._fingerprint = Fingerprint(data_key, new.fingerprint_parameters())
         self._event = AccessEvent(
             EventType.DOCUMENT_REPLAYED, actor, self._document.id, version=version.number

@@ -50,9 +50,7 @@ def list_classes(
 ) -> PageShape[ClassShape]:
     """Classes and their rules, newest first."""
     page = services.classes.list(PageRequest(page_size, page_token))
-    return PageShape(
-        items=list(map(ClassShape.of, page.items)), next_page_token=page.next_page_token
-    )
+    return PageShape[ClassShape].of(page, ClassShape.of)
 
 
 @router.get("/classes/{name}")
@@ -77,9 +75,7 @@ def list_holds(
 ) -> PageShape[HoldShape]:
     """Legal holds, newest first, released ones too."""
     page = services.holds.list(actor, PageRequest(page_size, page_token), document_id)
-    return PageShape(
-        items=list(map(HoldShape.of, page.items)), next_page_token=page.next_page_token
-    )
+    return PageShape[HoldShape].of(page, HoldShape.of)
 
 
 @router.post("/holds", status_code=201)
@@ -103,9 +99,7 @@ def list_principals(
 ) -> PageShape[PrincipalShape]:
     """Principals, newest first."""
     page = services.principals.list(actor, PageRequest(page_size, page_token))
-    return PageShape(
-        items=list(map(PrincipalShape.of, page.items)), next_page_token=page.next_page_token
-    )
+    return PageShape[PrincipalShape].of(page, PrincipalShape.of)
 
 
 @router.post("/principals", status_code=201)
@@ -135,7 +129,7 @@ def list_keys(
 ) -> PageShape[KeyShape]:
     """API keys without their secrets, newest first."""
     page = services.api_keys.list(actor, PageRequest(page_size, page_token), principal_id)
-    return PageShape(items=list(map(KeyShape.of, page.items)), next_page_token=page.next_page_token)
+    return PageShape[KeyShape].of(page, KeyShape.of)
 
 
 @router.post("/api-keys", status_code=201)

@@ -129,9 +129,7 @@ def list_changes(
 ) -> PageShape[ChangeShape]:
     """Every change of the metadata: who, when, from, to."""
     page = services.documents.history(actor, document_id, PageRequest(page_size, page_token))
-    return PageShape(
-        items=list(map(ChangeShape.of, page.items)), next_page_token=page.next_page_token
-    )
+    return PageShape[ChangeShape].of(page, ChangeShape.of)
 
 
 @router.get("/{document_id}/versions")
@@ -144,9 +142,7 @@ def list_versions(
 ) -> PageShape[VersionShape]:
     """Versions, newest first."""
     page = services.documents.versions(actor, document_id, PageRequest(page_size, page_token))
-    return PageShape(
-        items=list(map(VersionShape.of, page.items)), next_page_token=page.next_page_token
-    )
+    return PageShape[VersionShape].of(page, VersionShape.of)
 
 
 @router.get("/{document_id}/versions/{number}")
@@ -163,5 +159,4 @@ def _answer(document: Document, response: Response) -> DocumentShape:
 
 
 def _page(page: Page[Document]) -> PageShape[DocumentShape]:
-    items = list(map(DocumentShape.of, page.items))
-    return PageShape(items=items, next_page_token=page.next_page_token)
+    return PageShape[DocumentShape].of(page, DocumentShape.of)
