@@ -63,11 +63,12 @@ class Server:
                 outer.requests.append(headers)
                 status, answered, body = outer.answer(headers)
                 self.send_response(status)
-                for name, value in {"Content-Length": str(len(body)), **answered}.items():
+                # Announced: a client that kept this connection would race with its end.
+                framing = {"Content-Length": str(len(body)), "Connection": "close"}
+                for name, value in {**framing, **answered}.items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(body)
-                self.close_connection = True
 
             def _body(self) -> bytes:
                 if "content-length" in self.headers:

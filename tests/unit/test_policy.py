@@ -35,7 +35,7 @@ def test_the_table_knows_every_action() -> None:
     assert set(NEEDS) == set(Action)
 
 
-@pytest.mark.parametrize(("action", "scope"), product(Action, Scope))
+@pytest.mark.parametrize(("action", "scope"), list(product(Action, Scope)))
 def test_a_scope_allows_just_its_own_actions(action: Action, scope: Scope) -> None:
     allowed = decide(caller({scope}, "sales"), action).allowed
     assert allowed is (NEEDS[action] in (None, scope.value))
