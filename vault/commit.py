@@ -16,7 +16,6 @@ from sqlalchemy import text, update
 from vault.access.authorise import require
 from vault.access.policy import Action
 from vault.accesslog.event import (
-    EVENT_DETAIL,
     EVENT_ROW,
     EVENT_TYPES,
     LIVE_KEY,
@@ -228,7 +227,6 @@ SELECT created_at FROM version""",  # noqa: S608 (made of constants)
         "idempotency_route": "text",
         "idempotency_key": "bytea",
     },
-    EVENT_DETAIL,
 )
 """One statement, planned once, one round trip, one commit: at 16 KiB every further trip would show."""
 

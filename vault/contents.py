@@ -11,7 +11,7 @@ read; damage found later can only cut the answer short.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -139,7 +139,10 @@ class Contents:
 
 
 class Content:
-    """An opened read: iterate once over its chunks, and close it in any case."""
+    """An opened read: take its chunks one after the other, say what was sent, and close it in any case.
+
+    For one caller at a time, from whatever thread.
+    """
 
     def __init__(
         self,
@@ -154,33 +157,40 @@ class Content:
         self._outcome: Outcome | None = outcome
         self._first: bytes | None = None
         self._sent_bytes = 0
-        self._ended = EventType.READ_BROKEN_OFF
+        self._is_damaged = False
 
     def prime(self) -> None:
         """Decrypt the first chunk. Raises: IntegrityFailure, StoreError, KeyManagementError."""
-        self._first = self._next()
+        self._first = self._decrypt_next()
 
-    def __iter__(self) -> Iterator[bytes]:
-        """The chunks. Raises: as `prime`; then the answer has to be cut."""
-        chunk = self._first
-        while chunk is not None:
-            yield chunk
-            self._sent_bytes += len(chunk)
-            chunk = self._next()
-        self._ended = EventType.READ_COMPLETED
+    def next_chunk(self) -> bytes | None:
+        """The next chunk, None after the last. Raises: as `prime`; then the answer has to be cut."""
+        first, self._first = self._first, None
+        return first or self._decrypt_next()
+
+    def sent(self, size_bytes: int) -> None:
+        """That many bytes more went out to the caller."""
+        self._sent_bytes += size_bytes
 
     def close(self) -> None:
         """Release the store's connection and record the outcome. Idempotent."""
         outcome, self._outcome = self._outcome, None
         if outcome is not None:
             self._plaintext.close()
-            outcome(self._ended, self._sent_bytes)
+            outcome(self._ended(), self._sent_bytes)
 
-    def _next(self) -> bytes | None:
+    def _ended(self) -> EventType:
+        if self._is_damaged:
+            return EventType.INTEGRITY_FAILED
+        if self._sent_bytes == self.range.stop - self.range.start:
+            return EventType.READ_COMPLETED
+        return EventType.READ_BROKEN_OFF
+
+    def _decrypt_next(self) -> bytes | None:
         try:
             return next(self._plaintext, None)
         except (DecryptionFailed, KeyVersionRetired, ObjectMissing, IntegrityFailure) as exc:
-            self._ended = EventType.INTEGRITY_FAILED
+            self._is_damaged = True
             raise IntegrityFailure from exc
 
 

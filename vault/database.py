@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Final
 
 import psycopg2
 from psycopg2 import errorcodes
 from psycopg2.errors import UniqueViolation
-from sqlalchemy import BindParameter, Connection, Engine, Executable, Row, create_engine, text
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from psycopg2.extras import Json, NamedTupleCursor
+from sqlalchemy import Connection, Engine, Executable, Row, create_engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from vault.errors import DatabaseUnavailable, VaultError
@@ -50,16 +51,19 @@ class PreparedStatement:
         prepare, execute: what is sent once per connection, and each time.
     """
 
-    def __init__(
-        self, name: str, sql: str, types: Mapping[str, str], *binds: BindParameter[Any]
-    ) -> None:
-        """`types` maps each ``:parameter`` of `sql` to its PostgreSQL type; `binds` as for text()."""
+    def __init__(self, name: str, sql: str, types: Mapping[str, str]) -> None:
+        """`types` maps each ``:parameter`` of `sql` to its PostgreSQL type."""
         self.name = name
         places = {parameter: f"${place}" for place, parameter in enumerate(types, start=1)}
         body = _PARAMETER.sub(lambda found: places[found[1]], sql)
         self.prepare = f"PREPARE {name} ({', '.join(types.values())}) AS {body}"
-        given = ", ".join(f":{parameter}" for parameter in types)
-        self.execute = text(f"EXECUTE {name} ({given})").bindparams(*binds)
+        given = ", ".join(f"%({parameter})s" for parameter in types)
+        self.execute = f"EXECUTE {name} ({given})"
+        self._json = [parameter for parameter, kind in types.items() if kind == "jsonb"]
+
+    def values(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """`parameters` as the driver takes them."""
+        return parameters | {name: Json(parameters[name]) for name in self._json}
 
 
 class Database:
@@ -101,13 +105,21 @@ class Database:
 
     def execute_prepared(
         self, statement: PreparedStatement, parameters: dict[str, Any]
-    ) -> Sequence[Row[Any]]:
-        """As `execute`, for a statement that is planned once per connection."""
-        with _translated(), self._autocommit.connect() as connection:
+    ) -> Sequence[Any]:
+        """As `execute`, for a statement that is planned once per connection.
+
+        The driver's own cursor runs it: SQLAlchemy around it would cost as much again.
+        """
+        with (
+            _translated(),
+            closing(self._autocommit.raw_connection()) as connection,
+            closing(connection.cursor(cursor_factory=NamedTupleCursor)) as cursor,
+        ):
             if statement.name not in connection.info:
-                connection.exec_driver_sql(statement.prepare)
+                cursor.execute(statement.prepare)
                 connection.info[statement.name] = True
-            return connection.execute(statement.execute, parameters).fetchall()
+            cursor.execute(statement.execute, statement.values(parameters))
+            return cursor.fetchall()
 
     def dispose(self) -> None:
         """Close every pooled connection."""
@@ -139,18 +151,18 @@ def _translated() -> Iterator[None]:
     except PoolTimeout:
         raise DatabaseUnavailable from None
     except DBAPIError as exc:
-        raise _own_error(exc) from None
+        raise _own_error(exc.orig) from None
     except SQLAlchemyError as exc:
         raise DatabaseRefused(type(exc).__name__) from None
-    except psycopg2.Error:
-        # Out of the pool's own housekeeping, which SQLAlchemy does not wrap.
-        raise DatabaseUnavailable from None
+    except psycopg2.Error as exc:
+        # Out of the pool's own housekeeping and of prepared statements: SQLAlchemy wraps neither.
+        raise _own_error(exc) from None
 
 
-def _own_error(exc: DBAPIError) -> VaultError:
-    sqlstate = getattr(exc.orig, "pgcode", None)
-    if sqlstate is None or exc.connection_invalidated or sqlstate[:2] in _AWAY:
+def _own_error(exc: BaseException | None) -> VaultError:
+    sqlstate = getattr(exc, "pgcode", None)
+    if sqlstate is None or sqlstate[:2] in _AWAY:
         return DatabaseUnavailable()
-    if isinstance(exc, IntegrityError) and isinstance(exc.orig, UniqueViolation):
+    if isinstance(exc, UniqueViolation):
         return DuplicateRow(sqlstate)
     return DatabaseRefused(sqlstate)

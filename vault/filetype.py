@@ -27,6 +27,13 @@ for 8 KiB of it, and what marks HTML, XML, RTF or mail stands at the start."""
 UNKNOWN: Final = "application/octet-stream"
 _EMPTY: Final = "application/x-empty"
 
+_SURE_STARTS: Final = (
+    (b"%PDF-", "application/pdf"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "image/png"),
+)
+"""What libmagic says of the commonest scans too, only later: it tries all it knows."""
+
 _ZIP_START: Final = b"PK\x03\x04"
 _CONTAINERS: Final = (
     (b"word/", "application/vnd.openxmlformats-officedocument.wordprocessingml.document"),
@@ -43,6 +50,9 @@ _loading = threading.Lock()
 def media_type(head: bytes) -> str:
     """The media type of a document that starts with `head` (at most `SNIFF_BYTES` are looked at)."""
     head = head[:SNIFF_BYTES]
+    for start, found in _SURE_STARTS:
+        if head.startswith(start):
+            return found
     if head.startswith(_ZIP_START):
         return _zip_media_type(head)
     if b"\0" not in head:

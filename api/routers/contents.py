@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from anyio import CancelScope, to_thread
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
-from starlette.types import Receive, Scope, Send
-from typing_extensions import override
 
-from api import metrics
 from api.auth import allowed_to
+from api.delivery import Delivery
 from api.dependencies import ServicesOf
 from api.errors import BadRequest
 from api.headers import (
@@ -31,14 +26,10 @@ from api.multipart import MultipartBody
 from api.shapes import DocumentMetadata, DocumentShape
 from vault.access.policy import EVERY_DEPARTMENT, Action
 from vault.accesslog.event import Actor
-from vault.contents import ByteRange, Content
-from vault.errors import IntegrityFailure
+from vault.contents import ByteRange
 from vault.idempotency import IdempotencyKey
 from vault.incoming import NewDocument, NewVersion
 from vault.model import Document
-from vault.objects.store import StoreError
-
-_log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1/documents", tags=["documents"])
 
@@ -54,29 +45,6 @@ _UPLOAD: Final = {
 _DOWNLOAD: Final[dict[int | str, dict[str, Any]]] = {
     200: {"content": {"application/octet-stream": _BINARY}}
 }
-
-
-class SealedContent(StreamingResponse):
-    """A download that closes its content at once when it ends, however it ends.
-
-    Starlette leaves a generator to the garbage collector; the outcome event and the store's connection
-    cannot wait for that.
-    """
-
-    def __init__(self, content: Content, status_code: int, headers: dict[str, str]) -> None:
-        self._opened = content
-        super().__init__(_counted(content), status_code, headers)
-
-    @override
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        except (IntegrityFailure, StoreError) as exc:
-            # The answer has begun: all that can be said now is to end it before its length.
-            _log.error("a download was cut short", exc_info=exc)
-        finally:
-            with CancelScope(shield=True):
-                await to_thread.run_sync(self._opened.close)
 
 
 @router.post("", status_code=201, response_model=DocumentShape, openapi_extra=_UPLOAD)
@@ -186,7 +154,7 @@ def _fetch(
         total = content.document.version.size_bytes
         last = content.range.stop - 1
         headers["Content-Range"] = f"bytes {content.range.start}-{last}/{total}"
-    return SealedContent(content, 206 if partial else 200, headers)
+    return Delivery(content, 206 if partial else 200, headers)
 
 
 def _examine(
@@ -250,13 +218,3 @@ def _declared_size(request: Request) -> int | None:
     length = request.headers.get("content-length", "")
     multipart = request.headers.get("content-type", "").lower().startswith("multipart/")
     return int(length) if length.isdecimal() and not multipart else None
-
-
-def _counted(content: Content) -> Iterator[bytes]:
-    try:
-        for chunk in content:
-            metrics.SENT_BYTES.inc(len(chunk))
-            yield chunk
-    except IntegrityFailure:
-        metrics.INTEGRITY_FAILURES.inc()
-        raise

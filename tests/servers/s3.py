@@ -131,7 +131,7 @@ class Versity(S3Server):
         for folder in (objects, versions):
             folder.mkdir(exist_ok=True)
         return [
-            *(str(self.binary), "--port", self.endpoint, "--quiet"),
+            *(str(self.binary), "--port", self.endpoint, "--keep-alive", "--quiet"),
             *("posix", "--versioning-dir", str(versions), str(objects)),
         ]
 

@@ -52,3 +52,13 @@ def test_a_document_is_what_its_first_bytes_say(head: bytes, expected: str) -> N
 
 def test_only_the_first_bytes_are_looked_at() -> None:
     assert filetype.media_type(b"%PDF-1.7\n" + b"x" * 100_000) == "application/pdf"
+
+
+@pytest.mark.parametrize("rest", [b"", b"\0" * 64, b"1.7\n", b"\xe0\x00\x10JFIF\x00"])
+@pytest.mark.parametrize(("start", "expected"), filetype._SURE_STARTS)
+def test_libmagic_says_the_same_of_what_is_told_by_its_start(
+    start: bytes, expected: str, rest: bytes
+) -> None:
+    head = start + b"\xdb" + rest
+    assert filetype.media_type(head) == expected
+    assert filetype._magic().from_buffer(head) == expected

@@ -55,3 +55,8 @@ def test_an_answer_that_is_not_xml_still_carries_its_status() -> None:
 
 def test_urllib3_still_validates_a_connection_before_it_sends() -> None:
     assert list(signature(urllib3.HTTPConnectionPool._validate_conn).parameters) == ["self", "conn"]
+
+
+def test_urllib3_still_hands_out_the_answer_below_its_own() -> None:
+    assert "original_response" in signature(urllib3.HTTPResponse).parameters
+    assert hasattr(urllib3.HTTPResponse(), "_original_response")

@@ -122,13 +122,10 @@ EVENT_TYPES = {
 }
 """PostgreSQL types of the values, for prepared statements."""
 
-EVENT_DETAIL = bindparam("event_detail", type_=JSONB)
-"""Has the detail sent as JSON."""
-
 
 def with_event(sql: str) -> TextClause:
     """`sql` as a statement whose `:event_…` values come from `AccessEvent.parameters`."""
-    return text(sql).bindparams(EVENT_DETAIL)
+    return text(sql).bindparams(bindparam("event_detail", type_=JSONB))
 
 
 INSERT_EVENT = with_event(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, Final, cast
 from uuid import uuid4
@@ -313,6 +314,8 @@ class _S3Reader:
     def __init__(self, site: str, response: Any, offset: int, length: int | None) -> None:
         self._site = site
         self._response = response
+        # http.client's own: urllib3's `readinto` copies each segment twice on its way.
+        self._body: HTTPResponse = response._original_response  # noqa: SLF001
         self.is_partial: bool = response.status == 206  # noqa: PLR2004 (RFC 9110 §15.3.7)
         # rclone serves the range and says where it lies, but with status 200.
         self._is_range = "Content-Range" in response.headers
@@ -331,7 +334,7 @@ class _S3Reader:
         filled = 0
         with _translated(self._site):
             while filled < len(wanted):
-                got = self._response.readinto(wanted[filled:])
+                got = self._body.readinto(wanted[filled:])
                 if not got:
                     raise StoreUnavailable(self._site, "the answer was cut short")
                 filled += got
@@ -339,7 +342,8 @@ class _S3Reader:
         return filled
 
     def close(self) -> None:
-        self._response.close()
+        if not self._body.isclosed():
+            self._response.close()  # with its connection, on which bytes may still come
         self._response.release_conn()
 
     def _whole_size(self) -> int:
@@ -351,7 +355,7 @@ class _S3Reader:
         """A store that ignored the range sends everything; what was not asked for is read away."""
         buffer = memoryview(bytearray(min(size_bytes, _SKIP_BYTES)))
         while size_bytes > 0:
-            got = self._response.readinto(buffer[:size_bytes])
+            got = self._body.readinto(buffer[:size_bytes])
             if not got:
                 raise StoreUnavailable(self._site, "the answer was cut short")
             size_bytes -= got
@@ -372,7 +376,7 @@ def _translated(site: str) -> Iterator[None]:
     except InvalidResponseError as exc:
         # An answer that is not XML by its header: only the status tells (rclone's are text/xml).
         raise _own_error(site, _CODE_OF.get(exc._code, str(exc._code))) from exc  # noqa: SLF001
-    except (MinioException, HTTPError, OSError, ParseError, ValueError) as exc:
+    except (MinioException, HTTPError, HTTPException, OSError, ParseError, ValueError) as exc:
         raise StoreUnavailable(site, f"no proper answer ({type(exc).__name__})") from exc
 
 
