@@ -19,7 +19,7 @@ from api import errors
 from api.auth import Authenticator, describe_permissions, refuse_undeclared_routes
 from api.bootstrap import Services
 from api.request import RequestScope
-from api.routers import administration, contents, documents, health
+from api.routers import administration, contents, documents, health, keys
 from vault.accesslog.event import AccessEvent, EventType
 from vault.errors import NotAllowed, NotFound, VaultError
 
@@ -44,7 +44,7 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     app.state.authenticator = Authenticator(services.api_keys, services.access_log)
-    for module in (contents, documents, administration, health):
+    for module in (contents, documents, administration, keys, health):
         app.include_router(describe_permissions(module.router))
     _add_handlers(app)
     refuse_undeclared_routes(app)

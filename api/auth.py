@@ -29,7 +29,10 @@ from vault.accesslog.event import AccessEvent, Actor, EventType
 from vault.accesslog.writer import AccessLog
 
 PUBLIC: Final = frozenset(
-    {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
+    {
+        *("/healthz", "/readyz", "/metrics", "/v1/keys/public"),
+        *("/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"),
+    }
 )
 """Paths that show nothing of any document and need no key."""
 

@@ -17,10 +17,12 @@ from api.settings import Settings, SettingsError, SiteKind, SiteSettings, creden
 from keymgmt.local import LocalKeyring, create_keyring
 from keymgmt.provider import KeyProvider, Purpose
 from keymgmt.rootkey import CREDENTIAL_NAME, RootKey, create_root_key, load_root_key
+from keymgmt.unwrapcache import UnwrapCache
 from migrations.run import is_current, upgrade
 from vault.access.api_keys import ApiKeys
 from vault.access.principals import Principals
 from vault.accesslog.writer import AccessLog
+from vault.catalogue import Catalogue
 from vault.classes import Classes
 from vault.commit import Commits
 from vault.contents import Contents
@@ -29,15 +31,26 @@ from vault.documents import Documents
 from vault.holds import Holds
 from vault.idempotency import IdempotencyKeys
 from vault.identity import holds_documents, vault_id_of
+from vault.jobrun import JobRunner
+from vault.jobs import JobKind, Jobs
 from vault.journal import Journal
+from vault.keks import Keks
+from vault.keydrill import KeyDrill
+from vault.keyexport import KeyExport
 from vault.objects.directory import DirectoryStore
 from vault.objects.s3 import S3Store
 from vault.objects.store import ObjectStore
+from vault.opening import DocumentKeys
 from vault.purge import Purge
+from vault.rejoin import Rejoin
+from vault.rewrap import Rewrap
 from vault.sealing import Sealing
+from vault.shred import Epochs, Shred
+from vault.signing_keys import SigningKeys
 from vault.sweep import Sweep
 from vault.upload_rows import UploadRows
 from vault.uploads import Uploads
+from vault.wrapped_keys import WrappedKeys
 
 PART_THREADS = 16
 """Threads that send and hash parts, for all uploads of a process together."""
@@ -71,6 +84,14 @@ class Services:
     purge: Purge
     sweep: Sweep
     idempotency: IdempotencyKeys
+    jobs: Jobs
+    job_runner: JobRunner
+    keks: Keks
+    unwrap_cache: UnwrapCache
+    key_export: KeyExport
+    signing_keys: SigningKeys
+    epochs: Epochs
+    rejoin: Rejoin
 
     @property
     def local_store(self) -> ObjectStore:
@@ -115,6 +136,31 @@ def _wire(
     classes = Classes(database)
     sealing = Sealing(vault_id, local, keys, executor)
     commits = Commits(database, [site for site in stores if site != settings.local_site])
+    keks = Keks(database, keys)
+    keks.adopt()
+    cache = UnwrapCache()
+    document_keys = DocumentKeys(vault_id, database, keys, cache)
+    catalogue = Catalogue(vault_id, keys, stores, executor)
+    signing_keys = SigningKeys(database, keys)
+    wrapped_keys = WrappedKeys(database, vault_id)
+    rewrap = Rewrap(keys, wrapped_keys)
+    shred = Shred(
+        database=database,
+        vault_id=vault_id,
+        keys=keys,
+        keks=keks,
+        wrapped_keys=wrapped_keys,
+        rewrap=rewrap,
+        catalogue=catalogue,
+        signing_keys=signing_keys,
+        cache=cache,
+        sites=sorted(stores),
+    )
+    works = {
+        JobKind.REWRAP: rewrap.run,
+        JobKind.DRILL: KeyDrill(keys, wrapped_keys).run,
+        JobKind.SHRED: shred.run,
+    }
     return Services(
         settings=settings,
         vault_id=vault_id,
@@ -127,13 +173,21 @@ def _wire(
         classes=classes,
         documents=Documents(database, classes),
         upload_rows=rows,
-        uploads=Uploads(database, classes, rows, sealing, commits),
-        contents=Contents(database, local, keys, vault_id),
+        uploads=Uploads(database, classes, rows, sealing, commits, keks, document_keys),
+        contents=Contents(database, local, document_keys),
         holds=Holds(database),
         journal=Journal(database),
         purge=Purge(database, sorted(stores)),
         sweep=Sweep(database, stores),
         idempotency=IdempotencyKeys(database),
+        jobs=Jobs(database),
+        job_runner=JobRunner(database, works),
+        keks=keks,
+        unwrap_cache=cache,
+        key_export=KeyExport(database, document_keys),
+        signing_keys=signing_keys,
+        epochs=Epochs(database),
+        rejoin=Rejoin(database, keys, catalogue),
     )
 
 

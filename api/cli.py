@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from api.commands import administration, documents, service
+from api.commands import administration, documents, keys, service
 from api.commands.output import Session
 
 app = typer.Typer(
@@ -41,6 +41,8 @@ app.add_typer(administration.principal, name="principal")
 app.add_typer(administration.api_key, name="api-key")
 app.add_typer(administration.document_class, name="class")
 app.add_typer(administration.hold, name="hold")
+app.add_typer(keys.key, name="key")
+app.add_typer(keys.job, name="job")
 
 
 def _json_by_default(command: object) -> dict[str, Any]:

@@ -85,6 +85,9 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     vault_errors.DocumentHeld: Problem(409, "document-held", "A legal hold is in force"),
     vault_errors.AlreadyExists: Problem(409, "already-exists", "The name is taken"),
     vault_errors.TooManyKeys: Problem(409, "too-many-keys", "Two live API keys exist"),
+    vault_errors.KeyVersionInUse: Problem(409, "key-version-in-use", "The key is in use"),
+    vault_errors.JobUnderWay: Problem(409, "job-under-way", "Such a job is under way"),
+    vault_errors.JobEnded: Problem(409, "job-ended", "The job is not in this state"),
     vault_errors.IdempotencyInFlight: Problem(
         409, "idempotency-in-flight", "The first request is still running"
     ),

@@ -9,6 +9,7 @@ from typing import Final
 
 from api import metrics
 from api.bootstrap import Services
+from keymgmt.errors import KeyManagementError
 from replication.copier import Copier
 from replication.worker import ReplicationWorker
 from vault import clock
@@ -23,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Replication and housekeeping on threads of their own; `start`, then `stop`."""
+    """Replication, jobs and housekeeping on threads of their own; `start`, then `stop`."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -31,9 +32,11 @@ class Worker:
         replication = ReplicationWorker(
             services.journal, Copier(services.stores), metrics.INTEGRITY_FAILURES.inc
         )
-        loops = [(f"replication-{n}", self._replicate, replication.run_one) for n in range(COPIERS)]
+        queues = [(f"replication-{n}", replication.run_one) for n in range(COPIERS)]
+        queues.append(("jobs", services.job_runner.run_one))
         self._threads = [
-            threading.Thread(target=loop, args=(work,), name=name) for name, loop, work in loops
+            threading.Thread(target=self._work_off, args=(run_one,), name=name)
+            for name, run_one in queues
         ]
         self._threads.append(
             threading.Thread(target=self._repeat, args=(self.housekeep,), name="housekeeping")
@@ -61,7 +64,7 @@ class Worker:
         for (site, operation), waiting in self._services.journal.backlog().items():
             metrics.BACKLOG.labels(site, operation).set(waiting)
 
-    def _replicate(self, run_one: Callable[[], bool]) -> None:
+    def _work_off(self, run_one: Callable[[], bool]) -> None:
         while not self._stopping.is_set():
             if not self._attempt(run_one):
                 self._stopping.wait(IDLE_SECONDS)
@@ -75,7 +78,7 @@ class Worker:
         """Run `work`; whatever it raises is logged, and the loop goes on."""
         try:
             return work()
-        except (VaultError, StoreError):
+        except (VaultError, StoreError, KeyManagementError):
             _log.warning("%s: a dependency is away", threading.current_thread().name)
         except Exception:  # noqa: BLE001 (a worker that died of one bad row would stop them all)
             _log.exception("%s failed", threading.current_thread().name)

@@ -2,6 +2,7 @@
 
 KeyManagementError
 ├── DecryptionFailed          the bytes, the key or the context is wrong (one error, no reason)
+├── SignatureInvalid          no key that counts signed exactly this
 ├── KeyServiceUnavailable     the KMS or keyring cannot answer now; trying again later may help
 ├── KeyNotFound               no KEK of that name
 ├── KeyVersionRetired         the KEK version that wrapped this is retired or gone
@@ -24,6 +25,13 @@ class DecryptionFailed(KeyManagementError):
 
     def __init__(self) -> None:
         super().__init__("decryption failed")
+
+
+class SignatureInvalid(KeyManagementError):
+    """No key that counts signed exactly these bytes as this type."""
+
+    def __init__(self) -> None:
+        super().__init__("the signature is not valid")
 
 
 class KeyServiceUnavailable(KeyManagementError):

@@ -24,6 +24,11 @@ class Purpose(StrEnum):
     """The KEKs by purpose; the value is the KEK's name at the provider."""
 
     DOCUMENTS = "documents"
+    FIELDS = "fields"
+    PREVIEWS = "previews"
+    INDEXES = "indexes"
+    BACKUPS = "backups"
+    LOG = "log"
 
 
 @dataclass(frozen=True)

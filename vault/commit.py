@@ -6,6 +6,8 @@ wrapped key, a journal row for every other site and the access event, or does no
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any
@@ -24,8 +26,14 @@ from vault.accesslog.event import (
     EventType,
     with_event,
 )
-from vault.database import Database, PreparedStatement
-from vault.errors import CredentialRevoked, DocumentInBin, PreconditionFailed, UploadLost
+from vault.database import DanglingReference, Database, PreparedStatement
+from vault.errors import (
+    CredentialRevoked,
+    DocumentInBin,
+    KekVersionGone,
+    PreconditionFailed,
+    UploadLost,
+)
 from vault.idempotency import NO_KEY, REMEMBER, IdempotencyKey
 from vault.incoming import NewDocument, NewVersion
 from vault.journal import ENQUEUE_COPIES
@@ -53,7 +61,7 @@ class Commits:
     ) -> Document:
         """Commit a new document with its first version, in one statement.
 
-        Raises: UploadLost, CredentialRevoked, DatabaseUnavailable.
+        Raises: UploadLost, CredentialRevoked, KekVersionGone, DatabaseUnavailable.
         """
         event = AccessEvent(EventType.DOCUMENT_CREATED, actor, document_id, version=1)
         values = {
@@ -64,7 +72,8 @@ class Commits:
             "class": new.class_name,
             "department": new.department,
         }
-        rows = self._database.execute_prepared(_COMMIT_DOCUMENT, values)
+        with _known_kek_version():
+            rows = self._database.execute_prepared(_COMMIT_DOCUMENT, values)
         if not rows:
             raise self._why_not_committed(event)
         version = _version(values, rows[0].created_at)
@@ -85,9 +94,10 @@ class Commits:
     def version(self, actor: Actor, new: NewVersion, sealed: SealedVersion) -> Document:
         """Commit a further version; concurrent ones wait for each other.
 
-        Raises: as `judge_new_version`; UploadLost, CredentialRevoked, DatabaseUnavailable.
+        Raises: as `judge_new_version`; UploadLost, CredentialRevoked, KekVersionGone,
+            DatabaseUnavailable.
         """
-        with self._database.transaction() as connection:
+        with _known_kek_version(), self._database.transaction() as connection:
             document = lock_document(connection, new.document_id)
             judge_new_version(actor, document, new)
             number = document.version.number + 1
@@ -140,6 +150,16 @@ class Commits:
             _KEY_IS_LIVE, {"event_api_key": event.parameters()["event_api_key"]}
         )
         return UploadLost() if live else CredentialRevoked()
+
+
+@contextmanager
+def _known_kek_version() -> Iterator[None]:
+    try:
+        yield
+    except DanglingReference as exc:
+        if exc.constraint == "fk_versions_kek_version":
+            raise KekVersionGone from exc
+        raise
 
 
 def judge_new_version(actor: Actor, document: Document, new: NewVersion) -> None:

@@ -19,7 +19,6 @@ from sqlalchemy import Connection
 
 from keymgmt import stream
 from keymgmt.errors import DecryptionFailed, KeyVersionRetired
-from keymgmt.provider import KeyProvider
 from vault.access.authorise import require
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
@@ -28,7 +27,7 @@ from vault.errors import DocumentInBin, IntegrityFailure, NotFound, VaultError
 from vault.model import Document, DocumentState, Version
 from vault.objects.keys import object_key
 from vault.objects.store import ObjectMissing, ObjectReader, ObjectStore
-from vault.opening import open_key
+from vault.opening import DocumentKeys
 from vault.records import find_document, select_versions, to_version
 from vault.tables import versions
 
@@ -55,13 +54,10 @@ Outcome = Callable[[EventType, int], None]
 class Contents:
     """The bytes of documents at the local site."""
 
-    def __init__(
-        self, database: Database, store: ObjectStore, keys: KeyProvider, vault_id: UUID
-    ) -> None:
+    def __init__(self, database: Database, store: ObjectStore, keys: DocumentKeys) -> None:
         self._database = database
         self._store = store
         self._keys = keys
-        self._vault_id = vault_id
 
     def examine(self, actor: Actor, document_id: UUID, number: int | None = None) -> Document:
         """What a read would give, without the bytes.
@@ -70,7 +66,7 @@ class Contents:
             NotFound, NotAllowed, DocumentInBin.
         """
         with self._database.transaction() as connection:
-            document = _readable(connection, actor, document_id, number)
+            document = readable(connection, actor, Action.DOCUMENT_READ, document_id, number)
             event = AccessEvent(
                 EventType.DOCUMENT_VIEWED, actor, document_id, document.version.number
             )
@@ -89,7 +85,7 @@ class Contents:
             Whatever `choose` raises.
         """
         with self._database.transaction() as connection:
-            document = _readable(connection, actor, document_id, number)
+            document = readable(connection, actor, Action.DOCUMENT_READ, document_id, number)
             chosen = choose(document)
             detail = {"start": chosen.start, "stop": chosen.stop}
             intent = AccessEvent(
@@ -106,7 +102,7 @@ class Contents:
         return content
 
     def _decrypt(self, document_id: UUID, version: Version, chosen: ByteRange) -> Generator[bytes]:
-        data_key, binding = open_key(self._keys, self._vault_id, document_id, version)
+        data_key, binding = self._keys.open(document_id, version)
         yield from stream.open_range(
             data_key,
             binding,
@@ -194,13 +190,16 @@ class Content:
             raise IntegrityFailure from exc
 
 
-def _readable(
-    connection: Connection, actor: Actor, document_id: UUID, number: int | None
+def readable(
+    connection: Connection, actor: Actor, action: Action, document_id: UUID, number: int | None
 ) -> Document:
-    """The document with the version asked for in `Document.version`."""
-    require(actor.caller, Action.DOCUMENT_READ)
+    """The document with the version asked for in `Document.version`, if `actor` may do `action`.
+
+    Raises: NotFound, NotAllowed, DocumentInBin.
+    """
+    require(actor.caller, action)
     document = find_document(connection, document_id)
-    require(actor.caller, Action.DOCUMENT_READ, document.department)
+    require(actor.caller, action, document.department)
     if document.state is not DocumentState.LIVE:
         raise DocumentInBin
     if number in (None, document.version.number):

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import psycopg2
 from psycopg2 import errorcodes
-from psycopg2.errors import UniqueViolation
+from psycopg2.errors import ForeignKeyViolation, UniqueViolation
 from psycopg2.extras import Json, NamedTupleCursor
 from sqlalchemy import Connection, Engine, Executable, Row, create_engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -26,8 +26,9 @@ _AWAY = (
     errorcodes.CLASS_CONNECTION_EXCEPTION,
     errorcodes.CLASS_INSUFFICIENT_RESOURCES,
     errorcodes.CLASS_OPERATOR_INTERVENTION,
+    errorcodes.CLASS_TRANSACTION_ROLLBACK,
 )
-"""SQLSTATE classes that mean "not now": connection, resources (disk full, too many), shutdown."""
+"""SQLSTATE classes that mean "not now": connection, resources (disk full, too many), shutdown, deadlock."""
 
 _PARAMETER: Final = re.compile(r"(?<!:):([a-z][a-z0-9_]*)")
 
@@ -42,6 +43,14 @@ class DatabaseRefused(VaultError):
 
 class DuplicateRow(DatabaseRefused):
     """A unique constraint was met."""
+
+
+class DanglingReference(DatabaseRefused):
+    """A row would refer to one that is not there, or one that is referred to would go."""
+
+    def __init__(self, sqlstate: str, constraint: str | None) -> None:
+        super().__init__(sqlstate)
+        self.constraint = constraint
 
 
 class PreparedStatement:
@@ -165,4 +174,6 @@ def _own_error(exc: BaseException | None) -> VaultError:
         return DatabaseUnavailable()
     if isinstance(exc, UniqueViolation):
         return DuplicateRow(sqlstate)
+    if isinstance(exc, ForeignKeyViolation):
+        return DanglingReference(sqlstate, exc.diag.constraint_name)
     return DatabaseRefused(sqlstate)

@@ -10,11 +10,13 @@ VaultError
 │   └── DocumentNotFit          the stored versions break the rules of the class asked for
 ├── Conflict                    well-formed, but not in this state
 │   ├── PreconditionFailed, DocumentInBin, DocumentNotInBin, DocumentHeld
-│   ├── AlreadyExists, TooManyKeys
+│   ├── AlreadyExists, TooManyKeys, KeyVersionInUse
+│   ├── JobUnderWay, JobEnded
 │   └── IdempotencyInFlight, IdempotencyMismatch
 ├── IntegrityFailure            stored bytes or keys are not what the database says
 └── Unavailable                 try again later
     ├── DatabaseUnavailable
+    ├── KekVersionGone          the KEK version of a new row was retired meanwhile
     └── UploadLost              this process was taken for dead and its upload row swept
 """
 
@@ -139,6 +141,27 @@ class TooManyKeys(Conflict):
         super().__init__("this principal has two live API keys; revoke one first")
 
 
+class KeyVersionInUse(Conflict):
+    """Stored documents are still wrapped under a version that was to be retired."""
+
+    def __init__(self) -> None:
+        super().__init__("documents are still wrapped under an older version; rewrap them first")
+
+
+class JobUnderWay(Conflict):
+    """One job of a kind at a time."""
+
+    def __init__(self) -> None:
+        super().__init__("a job of this kind is queued or running; GET /v1/jobs shows it")
+
+
+class JobEnded(Conflict):
+    """The job is in a state that does not allow this."""
+
+    def __init__(self, state: str) -> None:
+        super().__init__(f"the job is {state}")
+
+
 class IdempotencyInFlight(Conflict):
     """The first request with this Idempotency-Key is still running."""
 
@@ -169,6 +192,13 @@ class DatabaseUnavailable(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("the database is not available")
+
+
+class KekVersionGone(Unavailable):
+    """A row would be wrapped under a version that was retired, or is not known yet."""
+
+    def __init__(self) -> None:
+        super().__init__("the keys are changing just now; send it again")
 
 
 class UploadLost(Unavailable):

@@ -2,16 +2,27 @@
 
 Rows before objects: once the wrapped keys are gone and the deletes stand in the journal, no read can find
 the document, and the objects follow at every site. What stays is a tombstone without a name, and the
-access events.
+access events; copies of the wrapped keys in backups die with the next shred epoch (`shred`).
 """
 
 from __future__ import annotations
 
 import logging
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from vault.accesslog.event import AccessEvent, EventType, record
 from vault.database import Database
@@ -20,7 +31,15 @@ from vault.errors import NotFound
 from vault.journal import enqueue_deletes
 from vault.model import DocumentState
 from vault.records import lock_document
-from vault.tables import classes, document_changes, documents, holds, idempotency_keys, versions
+from vault.tables import (
+    classes,
+    document_changes,
+    documents,
+    holds,
+    idempotency_keys,
+    released_versions,
+    versions,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -78,11 +97,10 @@ class Purge:
 
     def _remove(self, connection: Connection, document_id: UUID) -> None:
         removed = connection.execute(
-            delete(versions)
-            .where(versions.c.document_id == document_id)
-            .returning(versions.c.object_id)
-        ).scalars()
-        enqueue_deletes(connection, list(removed), self._sites)
+            delete(versions).where(versions.c.document_id == document_id).returning(versions)
+        ).fetchall()
+        connection.execute(insert(released_versions), [_released(row) for row in removed])
+        enqueue_deletes(connection, [row.object_id for row in removed], self._sites)
         for table in (document_changes, idempotency_keys):
             connection.execute(delete(table).where(table.c.document_id == document_id))
         connection.execute(
@@ -90,6 +108,16 @@ class Purge:
             .where(documents.c.id == document_id)
             .values(state=DocumentState.PURGED.value, name="", purged_at=func.now())
         )
+
+
+def _released(row: Row[Any]) -> dict[str, Any]:
+    """What a shred epoch has to know of it: its wrapped key lives on in dumps and WAL."""
+    return {
+        "id": row.id,
+        "document_id": row.document_id,
+        "number": row.number,
+        "kek_version": row.kek_version,
+    }
 
 
 def _days(count: ColumnElement[int]) -> ColumnElement[timedelta]:

@@ -16,9 +16,8 @@ from vault.errors import IdempotencyMismatch
 from vault.idempotency import FirstRequest
 from vault.incoming import NewDocument
 from vault.model import Document
-from vault.opening import open_key
+from vault.opening import DocumentKeys
 from vault.records import find_document, select_versions, to_version
-from vault.sealing import Sealing
 from vault.tables import versions
 
 
@@ -28,7 +27,7 @@ class Replay:
     def __init__(
         self,
         database: Database,
-        sealing: Sealing,
+        keys: DocumentKeys,
         actor: Actor,
         new: NewDocument,
         first: FirstRequest,
@@ -40,7 +39,7 @@ class Replay:
             self._document = _as_created(connection, first)
         require(actor.caller, Action.DOCUMENT_CREATE, self._document.department)
         version = self._document.version
-        data_key, _ = open_key(sealing.keys, sealing.vault_id, self._document.id, version)
+        data_key, _ = keys.open(self._document.id, version)
         self._fingerprint = Fingerprint(data_key, new.fingerprint_parameters())
         self._event = AccessEvent(
             EventType.DOCUMENT_REPLAYED, actor, self._document.id, version=version.number

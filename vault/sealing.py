@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -85,13 +85,15 @@ class SealedBody:
         self._site = sealing.store.site
         self._version_id = uuid4()
         self._object_id = object_id
-        binding = associated_data(
+        self._keys = sealing.keys
+        self._binding = binding = associated_data(
             vault_id=sealing.vault_id,
             document_id=document_id,
             version_id=self._version_id,
             object_id=object_id,
         )
         data_key, self._wrapped = sealing.keys.generate_data_key(Purpose.DOCUMENTS, binding)
+        self._data_key = data_key
         self._commitment = commit(data_key, binding)
         self._fingerprint = Fingerprint(data_key, fingerprint_of) if fingerprint_of else None
         self._writer = ObjectWriter(sealing.store, object_key(object_id), sealing.executor)
@@ -140,6 +142,14 @@ class SealedBody:
             key_commitment=self._commitment,
             fingerprint=self._fingerprint.digest() if self._fingerprint else None,
         )
+
+    def rewrapped(self, sealed: SealedVersion) -> SealedVersion:
+        """The same version with its data key wrapped under the newest KEK version.
+
+        For an upload that took longer than its KEK version lived. Raises: KeyManagementError.
+        """
+        wrapped = self._keys.wrap(Purpose.DOCUMENTS, self._binding, self._data_key)
+        return replace(sealed, wrapped_key=wrapped.text)
 
     def abort(self) -> None:
         """Drop what was sent. Raises: StoreError when the store is away."""

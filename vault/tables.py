@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
+    Computed,
     DateTime,
     ForeignKey,
     Identity,
@@ -135,6 +137,14 @@ Index(
     postgresql_ops={"name": "gin_trgm_ops"},
 )
 
+kek_versions = Table(
+    "kek_versions",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("created_at", Moment, nullable=False, server_default=NOW),
+    comment="of the KEK documents: those that rows may be wrapped under",
+)
+
 versions = Table(
     "versions",
     metadata,
@@ -150,6 +160,13 @@ versions = Table(
     Column("media_type", Text, nullable=False),
     Column("claimed_media_type", Text),
     Column("wrapped_key", Text, nullable=False),
+    Column(
+        "kek_version",
+        Integer,
+        Computed("CAST(substr(split_part(wrapped_key, ':', 2), 2) AS INTEGER)", persisted=True),
+        ForeignKey("kek_versions.version"),
+        nullable=False,
+    ),
     Column("key_commitment", LargeBinary, nullable=False),
     Column("receipt", Uuid, nullable=False, comment="the access event that recorded it"),
     Column("created_at", Moment, nullable=False, server_default=NOW),
@@ -244,6 +261,108 @@ replicas = Table(
     Column(
         "verified_at", Moment, nullable=False, comment="when its bytes were read back and hashed"
     ),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column(
+        "kind",
+        Text,
+        CheckConstraint("kind IN ('rewrap', 'shred', 'drill')", name="kind"),
+        nullable=False,
+    ),
+    Column(
+        "state",
+        Text,
+        CheckConstraint(
+            "state IN ('queued', 'running', 'done', 'failed', 'stopped')", name="state"
+        ),
+        nullable=False,
+        server_default=text("'queued'"),
+    ),
+    Column("done", BigInteger, nullable=False, server_default=text("0")),
+    Column("total", BigInteger),
+    Column(
+        "place",
+        JSONB,
+        nullable=False,
+        server_default=text("'{}'"),
+        comment="where to go on after a stop or a kill",
+    ),
+    Column("result", JSONB),
+    Column("error", Text),
+    Column("stop_requested", Boolean, nullable=False, server_default=text("false")),
+    Column("created_at", Moment, nullable=False, server_default=NOW),
+    Column("created_by", Uuid),
+    Column(
+        "due_at",
+        Moment,
+        nullable=False,
+        server_default=NOW,
+        comment="queued: when to start; running: when the lease ends",
+    ),
+    Column("lease", Uuid, comment="drawn by whoever runs it; another's ends this one's rights"),
+    Column("resumed_at", Moment),
+    Column("resumed_done", BigInteger, nullable=False, server_default=text("0")),
+    Column("finished_at", Moment),
+)
+Index("ix_jobs_page", desc(jobs.c.created_at), desc(jobs.c.id))
+Index(
+    "ix_jobs_one_at_a_time",
+    jobs.c.kind,
+    unique=True,
+    postgresql_where=jobs.c.state.in_(("queued", "running")),
+)
+
+shred_epochs = Table(
+    "shred_epochs",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column(
+        "kek_version",
+        Integer,
+        nullable=False,
+        comment="what the survivors are wrapped under; all before died",
+    ),
+    Column("began_at", Moment, nullable=False, server_default=NOW),
+    Column("finished_at", Moment),
+    Column("certificate", JSONB),
+)
+
+released_versions = Table(
+    "released_versions",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("document_id", Uuid, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("kek_version", Integer, nullable=False),
+    Column("released_at", Moment, nullable=False, server_default=NOW),
+    Column("epoch", Integer, ForeignKey("shred_epochs.number"), index=True),
+    comment="purged; old copies of their wrapped keys open until an epoch",
+)
+Index(
+    "ix_released_versions_waiting",
+    released_versions.c.kek_version,
+    postgresql_where=released_versions.c.epoch.is_(None),
+)
+
+signing_keys = Table(
+    "signing_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("sealed_seed", Text, nullable=False),
+    Column("created_at", Moment, nullable=False, server_default=NOW),
+    Column("retired_at", Moment),
+)
+Index(
+    "ix_signing_keys_in_use",
+    text("(true)"),
+    unique=True,
+    postgresql_where=signing_keys.c.retired_at.is_(None),
+    _table=signing_keys,
 )
 
 access_events = Table(

@@ -21,12 +21,14 @@ from vault.accesslog.event import Actor
 from vault.classes import Classes
 from vault.commit import Commits, judge_new_version
 from vault.database import Database
-from vault.errors import TooLarge, VaultError
+from vault.errors import KekVersionGone, TooLarge, VaultError
 from vault.idempotency import IdempotencyKey, IdempotencyKeys
 from vault.incoming import NewDocument, NewVersion
+from vault.keks import Keks
 from vault.model import Document, DocumentClass
 from vault.objects.keys import object_key
-from vault.objects.store import StoreError
+from vault.objects.store import ObjectStore, StoreError
+from vault.opening import DocumentKeys
 from vault.records import find_document
 from vault.replay import Replay
 from vault.sealing import SealedBody, SealedVersion, Sealing
@@ -69,12 +71,16 @@ class Uploads:
         rows: UploadRows,
         sealing: Sealing,
         commits: Commits,
+        keks: Keks,
+        keys: DocumentKeys,
     ) -> None:
         self._database = database
         self._classes = classes
         self._rows = rows
         self._sealing = sealing
         self._commits = commits
+        self._keks = keks
+        self._keys = keys
         self._idempotency = IdempotencyKeys(database)
 
     def create(
@@ -95,14 +101,14 @@ class Uploads:
             first = self._idempotency.begin(idempotency_key, object_id)
             if first is not None:
                 self._rows.put_back(object_id)
-                return Replay(self._database, self._sealing, actor, new, first)
+                return Replay(self._database, self._keys, actor, new, first)
         fingerprint_of = new.fingerprint_parameters() if idempotency_key else None
         body = self._seal(document_id, object_id, rules, fingerprint_of)
 
         def commit(sealed: SealedVersion) -> Document:
             return self._commits.document(actor, document_id, new, sealed, idempotency_key)
 
-        return _SealedUpload(body, object_id, self._rows, self._sealing, commit)
+        return self._sealed(body, object_id, commit)
 
     def add_version(self, actor: Actor, new: NewVersion) -> Upload:
         """Start a further version of a document.
@@ -123,7 +129,23 @@ class Uploads:
         def commit(sealed: SealedVersion) -> Document:
             return self._commits.version(actor, new, sealed)
 
-        return _SealedUpload(body, object_id, self._rows, self._sealing, commit)
+        return self._sealed(body, object_id, commit)
+
+    def _sealed(
+        self, body: SealedBody, object_id: UUID, commit: Callable[[SealedVersion], Document]
+    ) -> Upload:
+        def commit_under_a_living_key() -> Document:
+            sealed = body.finish()
+            try:
+                return commit(sealed)
+            except KekVersionGone:
+                # It took longer than its KEK version lived, or the KEK was rotated at the KMS itself.
+                self._keks.adopt()
+                return commit(body.rewrapped(sealed))
+
+        return _SealedUpload(
+            body, object_id, self._rows, self._sealing.store, commit_under_a_living_key
+        )
 
     def _rules(self, class_name: str, declared_size_bytes: int | None) -> DocumentClass:
         rules = self._classes.get(class_name)
@@ -158,20 +180,20 @@ class _SealedUpload:
         body: SealedBody,
         object_id: UUID,
         rows: UploadRows,
-        sealing: Sealing,
-        commit: Callable[[SealedVersion], Document],
+        store: ObjectStore,
+        finish: Callable[[], Document],
     ) -> None:
         self._body = body
         self._object_id = object_id
         self._rows = rows
-        self._store = sealing.store
-        self._commit = commit
+        self._store = store
+        self._finish = finish
 
     def write(self, chunk: bytes) -> None:
         self._body.write(chunk)
 
     def finish(self) -> Document:
-        return self._commit(self._body.finish())
+        return self._finish()
 
     def abort(self) -> None:
         try:

@@ -25,7 +25,9 @@ document_class = typer.Typer(
 )
 hold = typer.Typer(help="Legal holds.", no_args_is_help=True)
 
-Scopes = Annotated[list[str], typer.Option("--scope", help="read, write or admin; repeatable")]
+Scopes = Annotated[
+    list[str], typer.Option("--scope", help="read, write, admin or export-keys; repeatable")
+]
 Days = Annotated[int | None, typer.Option("--lifetime-days", help="until revoked otherwise")]
 
 _PRINCIPAL: Final = ("id", "name", "department", "scopes", "created_at", "disabled_at")

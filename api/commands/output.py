@@ -18,7 +18,9 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -109,11 +111,16 @@ def show_pages(
 
 
 @contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A transfer's progress on a terminal's standard error; silent elsewhere."""
+def progress_bar(
+    label: str, *, of_bytes: bool = True
+) -> Iterator[Callable[[int, int | None], None]]:
+    """Progress on a terminal's standard error; silent elsewhere."""
+    amounts: tuple[ProgressColumn, ...] = (
+        (DownloadColumn(), TransferSpeedColumn()) if of_bytes else (MofNCompleteColumn(),)
+    )
     columns = (
-        *(TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn()),
-        *(TransferSpeedColumn(), TimeRemainingColumn()),
+        *(TextColumn("{task.description}", markup=False), BarColumn()),
+        *(*amounts, TimeRemainingColumn()),
     )
     console = Console(stderr=True)
     shown = console.is_terminal

@@ -24,6 +24,15 @@ NEEDS = {
     Action.PRINCIPAL_MANAGE: "admin",
     Action.API_KEY_MANAGE: "admin",
     Action.API_KEY_ROTATE_OWN: None,
+    Action.KEY_LIST: "admin",
+    Action.KEY_ROTATE: "admin",
+    Action.KEY_REWRAP: "admin",
+    Action.KEY_RETIRE: "admin",
+    Action.KEY_SHRED: "admin",
+    Action.KEY_DRILL: "admin",
+    Action.KEY_EXPORT: "export-keys",
+    Action.JOB_LIST: "admin",
+    Action.JOB_STOP: "admin",
 }
 
 

@@ -20,6 +20,7 @@ class Scope(StrEnum):
     READ = "read"
     WRITE = "write"
     ADMIN = "admin"
+    EXPORT_KEYS = "export-keys"
 
 
 class Action(StrEnum):
@@ -39,6 +40,15 @@ class Action(StrEnum):
     PRINCIPAL_MANAGE = "principal.manage"
     API_KEY_MANAGE = "api-key.manage"
     API_KEY_ROTATE_OWN = "api-key.rotate-own"
+    KEY_LIST = "key.list"
+    KEY_ROTATE = "key.rotate"
+    KEY_REWRAP = "key.rewrap"
+    KEY_RETIRE = "key.retire"
+    KEY_SHRED = "key.shred"
+    KEY_DRILL = "key.drill"
+    KEY_EXPORT = "key.export"
+    JOB_LIST = "job.list"
+    JOB_STOP = "job.stop"
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,15 @@ _SCOPE_OF: Final[dict[Action, Scope | None]] = {
     Action.PRINCIPAL_MANAGE: Scope.ADMIN,
     Action.API_KEY_MANAGE: Scope.ADMIN,
     Action.API_KEY_ROTATE_OWN: None,
+    Action.KEY_LIST: Scope.ADMIN,
+    Action.KEY_ROTATE: Scope.ADMIN,
+    Action.KEY_REWRAP: Scope.ADMIN,
+    Action.KEY_RETIRE: Scope.ADMIN,
+    Action.KEY_SHRED: Scope.ADMIN,
+    Action.KEY_DRILL: Scope.ADMIN,
+    Action.KEY_EXPORT: Scope.EXPORT_KEYS,
+    Action.JOB_LIST: Scope.ADMIN,
+    Action.JOB_STOP: Scope.ADMIN,
 }
 """The scope each action needs; None: any valid key will do."""
 

@@ -1,0 +1,119 @@
+"""What JSON goes out of /v1/keys and /v1/jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Self
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from keymgmt.provider import Purpose
+from vault.jobs import Job, JobKind, JobState
+from vault.keks import KekStatus
+from vault.keyexport import ExportedKey
+from vault.shred import Epoch, ReleasedVersion
+from vault.signing_keys import PublishedKey
+
+
+class KekShape(BaseModel):
+    """One KEK; `in_use` counts stored versions by KEK version (purpose documents)."""
+
+    purpose: Purpose
+    latest: int
+    oldest_usable: int
+    oldest_kept: int
+    in_use: Mapping[int, int]
+
+    @classmethod
+    def of(cls, kek: KekStatus) -> Self:
+        """The shape of a KEK."""
+        return cls(**vars(kek))
+
+
+class JobShape(BaseModel):
+    """One job; `rate` is in units a second, `seconds_left` at that rate."""
+
+    id: UUID
+    kind: JobKind
+    state: JobState
+    done: int
+    total: int | None
+    rate: float | None
+    seconds_left: float | None
+    result: Mapping[str, Any] | None
+    error: str | None
+    stop_requested: bool
+    created_at: datetime
+    created_by: UUID | None
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        """The shape of a job."""
+        return cls(**vars(job))
+
+
+class ReleasedVersionShape(BaseModel):
+    """A purged version that waits for a shred epoch."""
+
+    id: UUID
+    document_id: UUID
+    number: int
+    released_at: datetime
+
+    @classmethod
+    def of(cls, released: ReleasedVersion) -> Self:
+        """The shape of a released version."""
+        return cls(**vars(released))
+
+
+class EpochShape(BaseModel):
+    """One shred epoch; `certificate` is a DSSE envelope, signed with a key of /v1/keys/public."""
+
+    number: int
+    kek_version: int
+    began_at: datetime
+    finished_at: datetime | None
+    certificate: Mapping[str, Any] | None
+
+    @classmethod
+    def of(cls, epoch: Epoch) -> Self:
+        """The shape of an epoch."""
+        return cls(**vars(epoch))
+
+
+class PublicKeysShape(BaseModel):
+    """A JWK Set; `retired_at` says until when a key signed."""
+
+    keys: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, published: Sequence[PublishedKey]) -> Self:
+        """The shape of all public keys."""
+        return cls(
+            keys=[
+                {
+                    **each.key.as_jwk(),
+                    "created_at": each.created_at.isoformat(),
+                    "retired_at": each.retired_at and each.retired_at.isoformat(),
+                }
+                for each in published
+            ]
+        )
+
+
+class ExportedKeyShape(BaseModel):
+    """Everything that opens one stored object without Strongroom (docs/exit.md)."""
+
+    keyset: Mapping[str, Any]
+    associated_data: str
+    object_key: str
+    ciphertext_sha256: str
+    size_bytes: int
+
+    @classmethod
+    def of(cls, exported: ExportedKey) -> Self:
+        """The shape of an exported key."""
+        return cls(**vars(exported))

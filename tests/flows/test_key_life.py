@@ -1,0 +1,350 @@
+"""A KEK's life under documents in use: rotation, rewrap, retirement, drill, shredding, and the old backup."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.engine import make_url
+
+from api.bootstrap import build
+from api.embedded import DatabaseUrls, EmbeddedPostgres
+from keymgmt.dsse import open_envelope
+from keymgmt.errors import KeyVersionRetired
+from keymgmt.provider import Purpose, WrappedKey
+from keymgmt.signing import VerifyingKey
+from tests.api.helpers import named, upload
+from tests.running import RunningService
+from vault import clock
+from vault.jobrun import JobLost
+from vault.records import find_document
+from vault.shred import CERTIFICATE_TYPE
+
+LATER = timedelta(days=40)
+
+
+@pytest.fixture
+def owner(database_urls: DatabaseUrls) -> Iterator[Engine]:
+    engine = create_engine(database_urls.owner)
+    yield engine
+    engine.dispose()
+
+
+def run_job(service: RunningService, path: str) -> dict[str, Any]:
+    """Start a job over HTTP, work it off here, and see how it ended."""
+    started = service.admin.post(path)
+    assert started.status_code == 202, started.text
+    assert service.services.job_runner.run_one()
+    ended: dict[str, Any] = service.admin.get(f"/v1/jobs/{started.json()['id']}").json()
+    return ended
+
+
+def kek(service: RunningService, purpose: str = "documents") -> dict[str, Any]:
+    items = service.admin.get("/v1/keys").json()["items"]
+    found: dict[str, Any] = next(item for item in items if item["purpose"] == purpose)
+    return found
+
+
+def content(service: RunningService, document: dict[str, Any]) -> bytes:
+    answer = service.demo.get(f"/v1/documents/{document['id']}/content")
+    assert answer.status_code == 200, answer.text
+    return answer.content
+
+
+def wrapped_keys(owner: Engine) -> dict[str, str]:
+    with owner.connect() as connection:
+        rows = connection.execute(text("SELECT document_id, wrapped_key FROM versions")).fetchall()
+    return {str(row.document_id): row.wrapped_key for row in rows}
+
+
+def purged(service: RunningService, content: bytes) -> dict[str, Any]:
+    rules = {"name": "short-lived", "retention_days": 0, "bin_days": 0}
+    service.admin.post("/v1/classes", json=rules)
+    document = upload(service.demo, content, params={"class": "short-lived"})
+    assert service.demo.delete(f"/v1/documents/{document['id']}").status_code == 200
+    return document
+
+
+# Rotation
+
+
+def test_rotated_rewrapped_and_retired_documents_still_open(
+    service: RunningService, owner: Engine
+) -> None:
+    documents = [upload(service.demo, b"%d" % number) for number in range(5)]
+    before = wrapped_keys(owner)
+    assert service.admin.post("/v1/keys/documents/rotate").json()["latest"] == 2
+    assert kek(service)["in_use"] == {"1": 5}
+    ended = run_job(service, "/v1/keys/documents/rewrap")
+    assert (ended["state"], ended["done"], ended["total"]) == ("done", 5, 5)
+    assert ended["result"]["rewrapped"] == 5
+    retired = service.admin.post("/v1/keys/documents/retire").json()
+    assert (retired["oldest_usable"], retired["oldest_kept"]) == (2, 2)
+    assert retired["in_use"] == {"2": 5}
+    service.services.unwrap_cache.purge()
+    assert [content(service, each) for each in documents] == [b"%d" % n for n in range(5)]
+    after = wrapped_keys(owner)
+    assert all(after[document] != before[document] for document in before)
+
+
+def test_a_version_in_use_is_not_retired(service: RunningService) -> None:
+    document = upload(service.demo, b"still here")
+    service.admin.post("/v1/keys/documents/rotate")
+    refused = service.admin.post("/v1/keys/documents/retire")
+    assert refused.status_code == 409
+    assert refused.json()["type"] == "urn:strongroom:problem:key-version-in-use"
+    assert kek(service)["oldest_usable"] == 1
+    service.services.unwrap_cache.purge()
+    assert content(service, document) == b"still here"
+
+
+@pytest.mark.parametrize("purpose", [each.value for each in Purpose])
+def test_every_purpose_has_a_kek_of_its_own_that_rotates(
+    service: RunningService, purpose: str
+) -> None:
+    assert service.admin.post(f"/v1/keys/{purpose}/rotate").json()["latest"] == 2
+    others = service.admin.get("/v1/keys").json()["items"]
+    assert {item["latest"] for item in others if item["purpose"] != purpose} == {1}
+
+
+def test_an_upload_that_outlives_its_key_version_lands_under_the_new_one(
+    service: RunningService, owner: Engine
+) -> None:
+    def slowly() -> Iterator[bytes]:
+        yield b"begun under version 1, " + bytes(3 * 2**20)
+        service.services.keks.rotate(None, Purpose.DOCUMENTS)
+        service.services.keks.retire(None, Purpose.DOCUMENTS)
+        yield b" ended under version 2"
+
+    answer = service.demo.post("/v1/documents", content=slowly(), headers=named("slow.bin"))
+    assert answer.status_code == 201, answer.text
+    (wrapped,) = wrapped_keys(owner).values()
+    assert WrappedKey(wrapped).version == 2
+    assert content(service, answer.json()).endswith(b" ended under version 2")
+
+
+def test_a_version_made_at_the_kms_itself_is_adopted_by_the_first_upload(
+    service: RunningService, owner: Engine
+) -> None:
+    service.services.keys.rotate(Purpose.DOCUMENTS)
+    document = upload(service.demo, b"under a version that nobody announced")
+    assert WrappedKey(wrapped_keys(owner)[document["id"]]).version == 2
+    assert content(service, document).startswith(b"under")
+
+
+def test_a_read_that_meets_a_rotation_midway_finds_the_moved_key(service: RunningService) -> None:
+    document = upload(service.demo, b"moved")
+    with service.services.database.transaction() as connection:
+        before = find_document(connection, UUID(document["id"]))
+    service.admin.post("/v1/keys/documents/rotate")
+    run_job(service, "/v1/keys/documents/rewrap")
+    service.admin.post("/v1/keys/documents/retire")
+    service.services.unwrap_cache.purge()
+    opened, _ = service.services.contents._keys.open(before.id, before.version)
+    assert opened is not None
+
+
+# Jobs
+
+
+def test_one_job_of_a_kind_at_a_time(service: RunningService) -> None:
+    assert service.admin.post("/v1/keys/drill").status_code == 202
+    refused = service.admin.post("/v1/keys/drill")
+    assert refused.status_code == 409
+    assert refused.json()["type"] == "urn:strongroom:problem:job-under-way"
+    assert service.admin.post("/v1/keys/documents/rewrap").status_code == 202
+    assert [job["kind"] for job in service.admin.get("/v1/jobs").json()["items"]] == [
+        "rewrap",
+        "drill",
+    ]
+
+
+def test_a_stopped_job_can_be_resumed(service: RunningService) -> None:
+    upload(service.demo, b"x")
+    job = service.admin.post("/v1/keys/drill").json()
+    assert service.admin.post(f"/v1/jobs/{job['id']}/stop").json()["state"] == "stopped"
+    assert not service.services.job_runner.run_one()
+    assert service.admin.post(f"/v1/jobs/{job['id']}/resume").json()["state"] == "queued"
+    assert service.services.job_runner.run_one()
+    ended = service.admin.get(f"/v1/jobs/{job['id']}").json()
+    assert (ended["state"], ended["result"]["opened"]) == ("done", 1)
+    assert service.admin.post(f"/v1/jobs/{job['id']}/stop").status_code == 409
+
+
+def test_a_job_whose_runner_fell_silent_is_taken_over(
+    service: RunningService, owner: Engine
+) -> None:
+    runner = service.services.job_runner
+    service.admin.post("/v1/keys/drill")
+    silent = runner._claim()
+    assert silent is not None
+    assert not runner.run_one()
+    with owner.begin() as connection:
+        connection.execute(text("UPDATE jobs SET due_at = now()"))
+    assert runner.run_one()
+    with pytest.raises(JobLost):
+        silent.report(done=1, total=1, place={})
+    assert service.admin.get("/v1/jobs").json()["items"][0]["state"] == "done"
+
+
+@pytest.mark.parametrize("path", ["/v1/keys", "/v1/jobs", "/v1/keys/epochs"])
+def test_an_application_sees_nothing_of_it(service: RunningService, path: str) -> None:
+    assert service.demo.get(path).status_code == 403
+
+
+# Drill
+
+
+def test_a_drill_counts_by_version_and_class(service: RunningService) -> None:
+    for number in range(3):
+        upload(service.demo, b"%d" % number)
+    service.admin.post("/v1/keys/documents/rotate")
+    upload(service.demo, b"under 2")
+    result = run_job(service, "/v1/keys/drill")["result"]
+    assert result["by_kek_version_and_class"] == [
+        {"kek_version": 1, "class": "general", "data_keys": 3},
+        {"kek_version": 2, "class": "general", "data_keys": 1},
+    ]
+    assert (result["opened"], result["failed"]) == (4, 0)
+
+
+def test_a_drill_names_exactly_the_rows_whose_keys_were_swapped(
+    service: RunningService, owner: Engine
+) -> None:
+    one, other, whole = (upload(service.demo, b"%d" % number) for number in range(3))
+    keys = wrapped_keys(owner)
+    with owner.begin() as connection:
+        for document, wrapped in ((one, keys[other["id"]]), (other, keys[one["id"]])):
+            connection.execute(
+                text("UPDATE versions SET wrapped_key = :wrapped WHERE document_id = :id"),
+                {"wrapped": wrapped, "id": document["id"]},
+            )
+    ended = run_job(service, "/v1/keys/drill")
+    assert ended["result"]["opened"] == 1
+    assert {failed["document"] for failed in ended["result"]["failed_versions"]} == {
+        one["id"],
+        other["id"],
+    }
+    assert content(service, whole) == b"2"
+
+
+def test_a_rewrap_that_meets_a_damaged_key_moves_the_others_and_fails(
+    service: RunningService, owner: Engine
+) -> None:
+    damaged, whole = (upload(service.demo, b"%d" % number) for number in range(2))
+    with owner.begin() as connection:
+        connection.execute(
+            text("UPDATE versions SET wrapped_key = 'local:v1:AAAA' WHERE document_id = :id"),
+            {"id": damaged["id"]},
+        )
+    service.admin.post("/v1/keys/documents/rotate")
+    ended = run_job(service, "/v1/keys/documents/rewrap")
+    assert ended["state"] == "failed"
+    assert "1 data keys" in ended["error"]
+    assert WrappedKey(wrapped_keys(owner)[whole["id"]]).version == 2
+    assert service.admin.post("/v1/keys/documents/retire").status_code == 409
+
+
+# Shredding
+
+
+def snapshot(postgres: EmbeddedPostgres, service: RunningService, urls: DatabaseUrls) -> str:
+    """The database as it is, under another name: what a dump would hold. Its service URL."""
+    source = make_url(urls.service).database
+    admin = create_engine(
+        make_url(postgres.superuser_url).set(database="postgres"), isolation_level="AUTOCOMMIT"
+    )
+    with admin.connect() as connection:
+        service.services.database.dispose()
+        connection.execute(
+            text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"),
+            {"name": source},
+        )
+        connection.execute(text(f"CREATE DATABASE {source}_old TEMPLATE {source}"))
+    admin.dispose()
+    return make_url(urls.service).set(database=f"{source}_old").render_as_string(False)
+
+
+def test_an_old_dump_opens_what_lives_and_nothing_that_was_shredded(
+    service: RunningService, postgres: EmbeddedPostgres, database_urls: DatabaseUrls, owner: Engine
+) -> None:
+    kept, held = (upload(service.demo, text) for text in (b"kept", b"held"))
+    gone = purged(service, b"to be shredded")
+    place = {"document_id": held["id"], "reason": "case"}
+    assert service.admin.post("/v1/holds", json=place).status_code == 201
+    old_wrapped = wrapped_keys(owner)
+    old_url = snapshot(postgres, service, database_urls)
+    assert service.services.purge.run(clock.now() + LATER) == 1
+
+    waiting = service.admin.get("/v1/keys/epochs/next").json()["items"]
+    assert [each["document_id"] for each in waiting] == [gone["id"]]
+    ended = run_job(service, "/v1/keys/epochs")
+    assert ended["state"] == "done", ended
+    assert ended["result"] == {"epoch": 1, "shredded": 1, "kek_version": 2}
+    assert service.admin.get("/v1/keys/epochs/next").json()["items"] == []
+    for wrapped in old_wrapped.values():
+        with pytest.raises(KeyVersionRetired):
+            service.services.keys.unwrap(Purpose.DOCUMENTS, b"any", WrappedKey(wrapped))
+
+    settings = service.services.settings.model_copy(update={"database_url": SecretStr(old_url)})
+    with build(settings) as restored:
+        joined = restored.rejoin.run()
+        assert (joined.epoch, joined.joined, joined.shut) == (1, 2, 1)
+        with restored.database.transaction() as connection:
+            versions = {
+                name: find_document(connection, UUID(document["id"]))
+                for name, document in (("kept", kept), ("held", held), ("gone", gone))
+            }
+        for name in ("kept", "held"):
+            assert restored.contents._keys.open(versions[name].id, versions[name].version)
+        with pytest.raises(KeyVersionRetired):
+            restored.contents._keys.open(versions["gone"].id, versions["gone"].version)
+    assert content(service, kept) == b"kept"
+
+
+def test_the_certificate_is_signed_and_says_what_was_destroyed(service: RunningService) -> None:
+    gone = purged(service, b"x")
+    service.services.purge.run(clock.now() + LATER)
+    run_job(service, "/v1/keys/epochs")
+    (epoch,) = service.admin.get("/v1/keys/epochs").json()["items"]
+    published = service.demo.get("/v1/keys/public").json()["keys"]
+    keys = {}
+    for each in published:
+        raw = base64.urlsafe_b64decode(each["x"] + "==")
+        keys[each["kid"]] = VerifyingKey(raw)
+    statement = json.loads(open_envelope(epoch["certificate"], keys, CERTIFICATE_TYPE))
+    assert statement["shredded"] == [f"{gone['id']} 1"]
+    assert statement["oldest_version_kept"] == statement["destroyed_below_version"] == 2
+    assert set(statement["condition"]) == {"en", "zh"}
+
+
+def test_nothing_is_destroyed_while_a_site_is_away(
+    service: RunningService,
+) -> None:
+    document = upload(service.demo, b"survivor")
+    folder = service.services.settings.sites.b.path
+    assert folder is not None
+    hidden = folder.with_name("away")
+    folder.rename(hidden)
+    folder.touch()
+    started = service.admin.post("/v1/keys/epochs").json()
+    service.services.job_runner.run_one()
+    waiting = service.admin.get(f"/v1/jobs/{started['id']}").json()
+    assert waiting["state"] == "queued"
+    assert "waiting" in waiting["error"]
+    assert kek(service)["oldest_kept"] == 1
+    folder.unlink()
+    hidden.rename(folder)
+    with service.services.database.transaction() as connection:
+        connection.execute(text("UPDATE jobs SET due_at = now()"))
+    assert service.services.job_runner.run_one()
+    assert service.admin.get(f"/v1/jobs/{started['id']}").json()["state"] == "done"
+    service.services.unwrap_cache.purge()
+    assert content(service, document) == b"survivor"

@@ -1,0 +1,150 @@
+"""The KEKs: what there is of each, rotation, and the end of old versions.
+
+For the KEK `documents` the table `kek_versions` names every version that rows may be wrapped under, and each
+row refers to one. So an upload cannot land under a version that is gone, and none that is in use can go: the
+database itself sees to both, without a lock that uploads would feel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Integer, delete, func, literal, select, text
+from sqlalchemy.dialects.postgresql import insert
+
+from keymgmt.provider import KeyProvider, Purpose
+from vault.access.authorise import require
+from vault.access.policy import Action
+from vault.accesslog.event import AccessEvent, Actor, EventType, record
+from vault.database import DanglingReference, Database
+from vault.errors import KeyVersionInUse
+from vault.tables import kek_versions, versions
+
+_ALONE: Final = 0x7374_726B
+"""Advisory lock (PostgreSQL 18 manual, §13.3.5): one change of a KEK at a time."""
+
+
+@dataclass(frozen=True)
+class KekStatus:
+    """One KEK.
+
+    Attributes:
+        latest: the version that wraps.
+        oldest_usable: lowest version that still unwraps.
+        oldest_kept: lowest version whose key material exists.
+        in_use: stored versions of documents by KEK version; empty for other purposes.
+    """
+
+    purpose: Purpose
+    latest: int
+    oldest_usable: int
+    oldest_kept: int
+    in_use: Mapping[int, int]
+
+
+class Keks:
+    """The KEKs of this vault."""
+
+    def __init__(self, database: Database, keys: KeyProvider) -> None:
+        self._database = database
+        self._keys = keys
+
+    def list(self, actor: Actor) -> list[KekStatus]:
+        """All KEKs, one for each purpose. Raises: NotAllowed, KeyServiceUnavailable."""
+        require(actor.caller, Action.KEY_LIST)
+        with self._database.transaction() as connection:
+            record(connection, AccessEvent(EventType.KEKS_LISTED, actor))
+        return [self.status(purpose) for purpose in Purpose]
+
+    def status(self, purpose: Purpose) -> KekStatus:
+        """One KEK. Raises: KeyServiceUnavailable, DatabaseUnavailable."""
+        state = self._keys.describe(purpose)
+        return KekStatus(
+            purpose=purpose,
+            latest=state.latest,
+            oldest_usable=state.oldest_usable,
+            oldest_kept=state.oldest_kept,
+            in_use=self._in_use() if purpose is Purpose.DOCUMENTS else {},
+        )
+
+    def rotate(self, actor: Actor | None, purpose: Purpose) -> int:
+        """Add a version, which wraps from now on; returns its number.
+
+        Args:
+            actor: None when the service's own schedule, or a job, asks.
+
+        Raises:
+            NotAllowed, KeyServiceUnavailable, DatabaseUnavailable.
+        """
+        if actor is not None:
+            require(actor.caller, Action.KEY_ROTATE)
+        with self._alone():
+            latest = self._keys.describe(purpose).latest
+            self._note(EventType.KEK_ROTATED, actor, purpose, latest + 1)
+            # Announced before it exists: an upload may be wrapped under it the moment it does.
+            if purpose is Purpose.DOCUMENTS:
+                self._announce(latest + 1)
+            return self._keys.rotate(purpose)
+
+    def retire(self, actor: Actor | None, purpose: Purpose, *, below: int | None = None) -> int:
+        """Destroy every version lower than `below`, by default the newest; returns `below`.
+
+        Nothing wrapped under one of them opens ever again.
+
+        Raises:
+            NotAllowed, KeyServiceUnavailable, DatabaseUnavailable.
+            KeyVersionInUse: rows are wrapped under one of them; nothing was changed.
+        """
+        if actor is not None:
+            require(actor.caller, Action.KEY_RETIRE)
+        with self._alone():
+            below = below or self._keys.describe(purpose).latest
+            if purpose is Purpose.DOCUMENTS:
+                self._close(below)
+            self._note(EventType.KEK_RETIRED, actor, purpose, below)
+            self._keys.retire(purpose, below=below)
+            self._keys.trim(purpose)
+        return below
+
+    def adopt(self) -> None:
+        """Announce the newest version, if it was made at the KMS and not here.
+
+        Raises: KeyServiceUnavailable, DatabaseUnavailable.
+        """
+        self._announce(self._keys.describe(Purpose.DOCUMENTS).latest)
+
+    def _announce(self, version: int) -> None:
+        """Allow rows under `version`, unless a newer one is known: what was closed stays closed."""
+        newest = select(func.coalesce(func.max(kek_versions.c.version), 0)).scalar_subquery()
+        self._database.execute(
+            insert(kek_versions)
+            .from_select(["version"], select(literal(version, Integer)).where(newest < version))
+            .on_conflict_do_nothing(),
+            {},
+        )
+
+    def _close(self, below: int) -> None:
+        try:
+            self._database.execute(delete(kek_versions).where(kek_versions.c.version < below), {})
+        except DanglingReference as exc:
+            raise KeyVersionInUse from exc
+
+    def _in_use(self) -> dict[int, int]:
+        query = select(versions.c.kek_version, func.count().label("rows"))
+        rows = self._database.execute(query.group_by(versions.c.kek_version), {})
+        return {row.kek_version: row.rows for row in rows}
+
+    def _note(self, kind: EventType, actor: Actor | None, purpose: Purpose, version: int) -> None:
+        """Before the act: the KMS takes part in no transaction, and no act goes without an event."""
+        detail = {"purpose": purpose.value, "version": version}
+        with self._database.transaction() as connection:
+            record(connection, AccessEvent(kind, actor, detail=detail))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self._database.transaction() as connection:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ALONE})
+            yield
