@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from api import errors
+from api import errors, metrics
 from api.auth import Authenticator, describe_permissions, refuse_undeclared_routes
 from api.bootstrap import Services
 from api.request import RequestScope
@@ -43,6 +43,9 @@ def create_app(services: Services) -> FastAPI:
         max_body_size=None,
     )
     app.state.services = services
+    cache = services.unwrap_cache
+    metrics.UNWRAP_CACHE.labels("yes").set_function(lambda: cache.hits)
+    metrics.UNWRAP_CACHE.labels("no").set_function(lambda: cache.misses)
     app.state.authenticator = Authenticator(services.api_keys, services.access_log)
     for module in (contents, documents, administration, keys, health):
         app.include_router(describe_permissions(module.router))

@@ -7,16 +7,29 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
 from sqlalchemy import text
 
 from api.embedded import DatabaseUrls, EmbeddedPostgres
-from api.settings import Settings, SettingsError, SiteKind, SiteSettings, credentials_folder
+from api.settings import (
+    KmsKind,
+    KmsRole,
+    KmsSettings,
+    Settings,
+    SettingsError,
+    SiteKind,
+    SiteSettings,
+    credentials_folder,
+)
+from keymgmt.errors import KeyServiceUnavailable
 from keymgmt.local import LocalKeyring, create_keyring
 from keymgmt.provider import KeyProvider, Purpose
 from keymgmt.rootkey import CREDENTIAL_NAME, RootKey, create_root_key, load_root_key
+from keymgmt.transit import TransitProvider
+from keymgmt.transitsession import TransitSession
 from keymgmt.unwrapcache import UnwrapCache
 from migrations.run import is_current, upgrade
 from vault.access.api_keys import ApiKeys
@@ -114,13 +127,13 @@ def build(settings: Settings) -> Iterator[Services]:
         stack.callback(database.dispose)
         _refuse_unsafe_database(database)
         vault_id = vault_id_of(database)
-        keys = _open_keyring(settings, database, vault_id)
+        keys, drill_keys = _open_keys(settings, database, vault_id)
         stores = _open_stores(settings)
         executor = stack.enter_context(ThreadPoolExecutor(PART_THREADS, "part"))
         rows = UploadRows(database, settings.local_site)
         rows.start(alone=settings.is_embedded)
         stack.callback(rows.stop)
-        yield _wire(settings, vault_id, database, stores, keys, executor, rows)
+        yield _wire(settings, vault_id, database, stores, keys, drill_keys, executor, rows)
 
 
 def _wire(
@@ -129,6 +142,7 @@ def _wire(
     database: Database,
     stores: Mapping[str, ObjectStore],
     keys: KeyProvider,
+    drill_keys: KeyProvider,
     executor: ThreadPoolExecutor,
     rows: UploadRows,
 ) -> Services:
@@ -158,9 +172,12 @@ def _wire(
     )
     works = {
         JobKind.REWRAP: rewrap.run,
-        JobKind.DRILL: KeyDrill(keys, wrapped_keys).run,
+        JobKind.DRILL: KeyDrill(drill_keys, wrapped_keys).run,
         JobKind.SHRED: shred.run,
     }
+    job_runner = JobRunner(database, works)
+    if settings.is_embedded:
+        job_runner.take_over_all()
     return Services(
         settings=settings,
         vault_id=vault_id,
@@ -181,7 +198,7 @@ def _wire(
         sweep=Sweep(database, stores),
         idempotency=IdempotencyKeys(database),
         jobs=Jobs(database),
-        job_runner=JobRunner(database, works),
+        job_runner=job_runner,
         keks=keks,
         unwrap_cache=cache,
         key_export=KeyExport(database, document_keys),
@@ -214,6 +231,43 @@ def _refuse_unsafe_database(database: Database) -> None:
         raise UnsafeStart("the database's tables are of another version: run `strongroom migrate`")
 
 
+def _open_keys(
+    settings: Settings, database: Database, vault_id: UUID
+) -> tuple[KeyProvider, KeyProvider]:
+    """The keys for the service, and for its drills. All KEKs exist afterwards."""
+    if settings.kms.kind is KmsKind.TRANSIT:
+        roles = settings.kms.roles
+        keys = _open_transit(settings.kms, roles.service)
+        drill_keys = _open_transit(settings.kms, roles.drill) if roles.drill else keys
+    else:
+        keys = drill_keys = _open_keyring(settings, database, vault_id)
+    for purpose in Purpose:
+        keys.create_key(purpose)
+    return keys, drill_keys
+
+
+def _open_transit(kms: KmsSettings, role: KmsRole | None) -> KeyProvider:
+    assert kms.address is not None
+    assert role is not None
+    session = TransitSession(
+        kms.address,
+        role_id=role.role_id,
+        secret_id=partial(_secret_id, role.secret_id_file),
+        namespace=kms.namespace,
+        ca_file=kms.ca_file,
+    )
+    return TransitProvider(session, mount=kms.mount, prefix=kms.key_prefix)
+
+
+def _secret_id(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise KeyServiceUnavailable(
+            f"the secret id's file cannot be read: {type(exc).__name__}; is it there, and ours?"
+        ) from None
+
+
 def _open_keyring(settings: Settings, database: Database, vault_id: UUID) -> KeyProvider:
     path = settings.home / "keys" / "keyring.json"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -222,10 +276,7 @@ def _open_keyring(settings: Settings, database: Database, vault_id: UUID) -> Key
     root_key = _root_key(settings, vault_id, may_create=is_first_start and settings.is_embedded)
     if is_first_start:
         create_keyring(path, root_key)
-    keyring = LocalKeyring(path, root_key)
-    for purpose in Purpose:
-        keyring.create_key(purpose)
-    return keyring
+    return LocalKeyring(path, root_key)
 
 
 def _root_key(settings: Settings, vault_id: UUID, *, may_create: bool) -> RootKey:

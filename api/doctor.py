@@ -13,8 +13,9 @@ from api import health
 from api.bootstrap import Services, UnsafeStart, build
 from api.embedded import EmbeddedDatabaseError
 from api.home import HomeInUse, lock_home
-from api.settings import Settings, SettingsError, is_loopback
+from api.settings import KmsKind, Settings, SettingsError, is_loopback
 from keymgmt.errors import KeyManagementError
+from keymgmt.provider import KeyProvider, Purpose
 from vault.errors import VaultError
 from vault.objects.store import StoreError
 
@@ -44,7 +45,8 @@ _REMEDY: Final = {
     "DatabaseUnavailable": "start PostgreSQL, or correct STRONGROOM_DATABASE_URL",
     "StoreUnavailable": "start the store, make room on it, or correct the site's endpoint or path",
     "StoreMisconfigured": "correct the site's bucket, access_key and secret_key",
-    "KeyServiceUnavailable": "bring the keyring file back, or free space for it",
+    "KeyServiceUnavailable": "bring the KMS, or the keyring file, back; unseal the KMS",
+    "KeyAccessDenied": "grant what docs/policies/service.hcl has",
 }
 
 _FORBIDDEN_GRANTS: Final = text(
@@ -83,6 +85,9 @@ def _examine_running(services: Services) -> Iterator[Finding]:
         )
         yield Finding(check.name, check.ok, words)
     yield _grants(services)
+    if services.settings.kms.kind is KmsKind.TRANSIT:
+        yield _kms_policy(services.keys)
+        yield _kms_roles(services.settings)
     for site, store in services.stores.items():
         yield _capabilities(site, store.probe)
     if services.settings.is_embedded:
@@ -105,6 +110,23 @@ def _grants(services: Services) -> Finding:
         )
     found = ", ".join(f"{row.privilege_type} on {row.table_name}" for row in rows)
     return Finding("grants", ok=False, words=f"revoke {found} from the service's role")
+
+
+def _kms_policy(keys: KeyProvider) -> Finding:
+    try:
+        missing = keys.missing_permissions(list(Purpose))
+    except KeyManagementError as exc:
+        return Finding("kms-policy", ok=False, words=_with_remedy(exc))
+    if missing:
+        return Finding("kms-policy", ok=False, words=f"the policy lacks {', '.join(missing)}")
+    return Finding("kms-policy", ok=True, words="grants all that the service does")
+
+
+def _kms_roles(settings: Settings) -> Finding:
+    roles = settings.kms.roles
+    shared = [duty for duty in type(roles).model_fields if getattr(roles, duty) is None]
+    words = f"the service's role serves for {', '.join(shared)} too" if shared else "one a duty"
+    return Finding("kms-roles", ok=True, words=words)
 
 
 def _capabilities(site: str, probe: Callable[[], Any]) -> Finding:

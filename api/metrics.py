@@ -43,3 +43,9 @@ BACKLOG: Final = Gauge(
 DEPENDENCY_UP: Final = Gauge(
     "strongroom_dependency_up", "1 if the last check found it usable", ["name"], registry=REGISTRY
 )
+UNWRAP_CACHE: Final = Gauge(
+    "strongroom_unwrap_cache",
+    "Data keys that reads found in the cache, and those they asked the KMS for, since the start",
+    ["found"],
+    registry=REGISTRY,
+)

@@ -14,6 +14,7 @@ from enum import StrEnum
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -83,16 +84,61 @@ class KmsKind(StrEnum):
     """Where key-encryption keys live."""
 
     LOCAL = "local"
+    TRANSIT = "transit"
+
+
+class KmsRole(BaseModel):
+    """An AppRole of the KMS. The secret id is read from its file at each login."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    role_id: str
+    secret_id_file: Path
+
+
+class KmsRoles(BaseModel):
+    """AppRoles by duty; a duty without one uses the service's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    service: KmsRole | None = None
+    reveal: KmsRole | None = None
+    sequencer: KmsRole | None = None
+    backup: KmsRole | None = None
+    drill: KmsRole | None = None
 
 
 class KmsSettings(BaseModel):
-    """The key management."""
+    """The key management.
+
+    Attributes:
+        key_file, passphrase: of the local keyring.
+        address, mount, namespace, ca_file, roles: of Transit.
+        key_prefix: of the KEKs' names in Transit, so that several vaults can share a mount.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     kind: KmsKind = KmsKind.LOCAL
     key_file: Path | None = None
     passphrase: SecretStr | None = None
+    address: str | None = None
+    mount: str = "transit"
+    namespace: str | None = None
+    ca_file: Path | None = None
+    key_prefix: str = "strongroom-"
+    roles: KmsRoles = KmsRoles()
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        if self.kind is KmsKind.LOCAL:
+            return self
+        if self.address is None or self.roles.service is None:
+            raise ValueError("a transit KMS also needs address and roles.service")
+        url = urlsplit(self.address)
+        if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.hostname or "")):
+            raise ValueError("data keys would travel in the clear: write address as https://…")
+        return self
 
 
 class LogFormat(StrEnum):

@@ -4,6 +4,7 @@ KeyManagementError
 ├── DecryptionFailed          the bytes, the key or the context is wrong (one error, no reason)
 ├── SignatureInvalid          no key that counts signed exactly this
 ├── KeyServiceUnavailable     the KMS or keyring cannot answer now; trying again later may help
+│   └── KeyAccessDenied       the KMS refuses us; says which permission is missing
 ├── KeyNotFound               no KEK of that name
 ├── KeyVersionRetired         the KEK version that wrapped this is retired or gone
 ├── UnsafeKeyFile             the root key must not be used as it lies on disk
@@ -36,6 +37,15 @@ class SignatureInvalid(KeyManagementError):
 
 class KeyServiceUnavailable(KeyManagementError):
     """The KMS or keyring cannot be reached or refuses for now."""
+
+
+class KeyAccessDenied(KeyServiceUnavailable):
+    """The KMS knows us and refuses: a policy lacks a permission."""
+
+    def __init__(self, path: str, capability: str) -> None:
+        super().__init__(f"the KMS refuses access: the policy lacks {capability!r} on {path}")
+        self.path = path
+        self.capability = capability
 
 
 class KeyNotFound(KeyManagementError):

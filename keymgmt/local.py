@@ -115,6 +115,10 @@ class LocalKeyring(KeyProvider):
     def check(self) -> None:
         self._file.read()
 
+    @override
+    def missing_permissions(self, keks: Sequence[str]) -> list[str]:
+        return []  # whoever can read the keyring may do everything
+
     def _find(self, kek: str) -> Kek:
         return _of(self._file.read().keks, kek)
 

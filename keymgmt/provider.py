@@ -131,3 +131,6 @@ class KeyProvider(Protocol):
 
     def check(self) -> None:
         """Return if the provider can wrap now; otherwise raise `KeyServiceUnavailable`."""
+
+    def missing_permissions(self, keks: Sequence[str]) -> list[str]:
+        """What our rights at the provider lack for a service's work with `keks`, in words."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +15,18 @@ from sqlalchemy.engine import make_url
 
 from api.bootstrap import Services, build
 from api.embedded import DatabaseUrls, EmbeddedPostgres
-from api.settings import KmsSettings, Settings, Sites, SiteSettings
+from api.settings import (
+    KmsKind,
+    KmsRole,
+    KmsRoles,
+    KmsSettings,
+    Settings,
+    Sites,
+    SiteSettings,
+)
 from migrations.run import upgrade
 from tests.running import RunningService, running
+from tests.servers.kms import VaultServer
 
 pytest_plugins = ["tests.servers.fixtures"]
 
@@ -62,12 +72,40 @@ def database_urls(postgres: EmbeddedPostgres, template: str) -> Iterator[Databas
 
 
 @pytest.fixture
-def settings(tmp_path: Path, database_urls: DatabaseUrls) -> Settings:
-    """Two folders as two sites, a local keyring, an external database."""
+def keyring(tmp_path: Path) -> KmsSettings:
+    """A local keyring."""
     key_file = tmp_path / "elsewhere" / "root.key"
     key_file.parent.mkdir(mode=0o700)
     key_file.touch(mode=0o600)
     key_file.write_bytes(os.urandom(32))
+    return KmsSettings(key_file=key_file)
+
+
+@pytest.fixture
+def transit(tmp_path: Path, vault: VaultServer) -> KmsSettings:
+    """Transit of a real Vault, by an AppRole with the service's policy."""
+    role_id, secret_id = vault.role("service")
+    secret_id_file = tmp_path / "secret-id"
+    secret_id_file.touch(mode=0o600)
+    secret_id_file.write_text(secret_id)
+    return KmsSettings(
+        kind=KmsKind.TRANSIT,
+        address=vault.address,
+        key_prefix=f"strongroom-{secrets.token_hex(6)}-",
+        roles=KmsRoles(service=KmsRole(role_id=role_id, secret_id_file=secret_id_file)),
+    )
+
+
+@pytest.fixture(params=["keyring", "transit"])
+def kms(request: pytest.FixtureRequest) -> KmsSettings:
+    """Both kinds of KMS: what stands on the service is tested with either."""
+    found: KmsSettings = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database_urls: DatabaseUrls, kms: KmsSettings) -> Settings:
+    """Two folders as two sites, an external database."""
     return Settings(
         home=tmp_path / "home",
         listen="127.0.0.1:0",
@@ -75,7 +113,7 @@ def settings(tmp_path: Path, database_urls: DatabaseUrls) -> Settings:
         sites=Sites(
             a=SiteSettings(path=tmp_path / "site-a"), b=SiteSettings(path=tmp_path / "site-b")
         ),
-        kms=KmsSettings(key_file=key_file),
+        kms=kms,
     )
 
 

@@ -123,6 +123,11 @@ class JobRunner:
         self._database = database
         self._works = works
 
+    def take_over_all(self) -> None:
+        """End the leases of all others. Only where none of them can be alive. Raises: DatabaseUnavailable."""
+        running = jobs.c.state == JobState.RUNNING
+        self._database.execute(update(jobs).where(running).values(due_at=func.now()), {})
+
     def run_one(self) -> bool:
         """Run a job that is due; False when there is none. Raises: DatabaseUnavailable."""
         run = self._claim()

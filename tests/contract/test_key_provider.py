@@ -1,10 +1,8 @@
-"""What every KeyProvider promises; a new one is one more entry in `PROVIDERS`."""
+"""What every KeyProvider promises; a new one is one more parameter of `provider`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,33 +18,28 @@ from keymgmt.errors import (
 from keymgmt.local import LocalKeyring, create_keyring
 from keymgmt.provider import BoundKey, KeyProvider, KeyState, WrappedKey
 from keymgmt.rootkey import RootKey
+from tests.servers.kms import VaultServer
 
 CONTEXT = b"context of one document"
 ELSEWHERE = b"context of another document"
 
 
-@dataclass(frozen=True)
-class ProviderUnderTest:
-    """How to reach one kind of provider: `connect` gives it a scratch folder."""
-
-    name: str
-    connect: Callable[[Path], AbstractContextManager[KeyProvider]]
-
-
-@contextmanager
-def local(folder: Path) -> Iterator[KeyProvider]:
+@pytest.fixture
+def local(tmp_path: Path) -> KeyProvider:
     root_key = RootKey.generate()
-    create_keyring(folder / "keyring", root_key)
-    yield LocalKeyring(folder / "keyring", root_key)
+    create_keyring(tmp_path / "keyring", root_key)
+    return LocalKeyring(tmp_path / "keyring", root_key)
 
 
-PROVIDERS = [ProviderUnderTest("local", local)]
+@pytest.fixture
+def transit(vault: VaultServer) -> KeyProvider:
+    return vault.provider("service", "destroyer")
 
 
-@pytest.fixture(params=PROVIDERS, ids=lambda under_test: under_test.name)
-def provider(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[KeyProvider]:
-    with request.param.connect(tmp_path) as connected:
-        yield connected
+@pytest.fixture(params=["local", "transit"])
+def provider(request: pytest.FixtureRequest) -> KeyProvider:
+    found: KeyProvider = request.getfixturevalue(request.param)
+    return found
 
 
 @pytest.fixture
@@ -339,3 +332,9 @@ def test_every_operation_on_a_missing_key_says_so(
 
 def test_a_provider_that_can_wrap_passes_its_check(provider: KeyProvider) -> None:
     provider.check()
+
+
+def test_a_provider_that_may_do_all_its_work_misses_no_permission(
+    provider: KeyProvider, kek: str
+) -> None:
+    assert provider.missing_permissions([kek]) == []

@@ -126,7 +126,7 @@ def test_the_search_finds_what_is_there(tmp_path: Path) -> None:
 def test_no_content_is_in_any_file_or_output(exercised: Exercised) -> None:
     printed = exercised.serve.output("stderr")
     assert "[debug" in printed, "the service does not talk"
-    assert "INSERT INTO documents" in printed, "SQLAlchemy does not talk"
+    assert "INSERT INTO access_events" in printed, "SQLAlchemy does not talk"
     # The folder holds the home (database with its log, sites, keyring), $HOME and all output.
     assert _files_with(exercised.serve.folder, exercised.canary.forms_of_content) == []
 

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import text
 from typing_extensions import override
 
 from api.bootstrap import build
@@ -21,6 +22,7 @@ from api.settings import Settings
 from migrations.run import upgrade
 from tests.api.helpers import named, upload
 from tests.running import RunningService, running
+from tests.servers.kms import VaultServer
 from vault.database import Database, PreparedStatement
 from vault.errors import DatabaseUnavailable
 
@@ -89,6 +91,7 @@ def test_a_download_without_its_store_is_a_503(service: RunningService) -> None:
     assert service.demo.get(path).content == b"x"
 
 
+@pytest.mark.parametrize("kms", ["keyring"], indirect=True)
 def test_without_the_keyring_nothing_is_stored_and_nothing_read(service: RunningService) -> None:
     document = upload(service.demo, b"x")
     path = f"/v1/documents/{document['id']}/content"
@@ -102,6 +105,53 @@ def test_without_the_keyring_nothing_is_stored_and_nothing_read(service: Running
         assert ready.json()["dependencies"]["database"] == "up"
     assert len(service.demo.get("/v1/documents").json()["items"]) == 1
     assert service.demo.get(path).content == b"x"
+
+
+@pytest.mark.parametrize("kms", ["transit"], indirect=True)
+@pytest.mark.parametrize("trouble", ["sealed", "stopped"])
+def test_without_the_kms_nothing_is_stored_and_only_what_was_just_read_is_read(
+    service: RunningService, vault: VaultServer, trouble: str
+) -> None:
+    read, unread = (upload(service.demo, name) for name in (b"read", b"unread"))
+    path = f"/v1/documents/{read['id']}/content"
+    assert service.demo.get(path).content == b"read"
+    disturb, mend = {
+        "sealed": (vault.seal, vault.unseal),
+        "stopped": (vault.stop, vault.start),
+    }[trouble]
+    disturb()
+    try:
+        create = service.demo.post("/v1/documents", content=b"y", headers=named("a"))
+        assert is_unavailable(create, "keys-unavailable")
+        assert service.demo.get(path).content == b"read"
+        missed = service.demo.get(f"/v1/documents/{unread['id']}/content")
+        assert is_unavailable(missed, "keys-unavailable")
+        ready = httpx.get(f"{service.url}/readyz", trust_env=False, timeout=30)
+        assert ready.json()["dependencies"]["keys"] == "KeyServiceUnavailable"
+    finally:
+        mend()
+    assert service.demo.get(f"/v1/documents/{unread['id']}/content").content == b"unread"
+    upload(service.demo, b"it takes documents again")
+
+
+@pytest.mark.parametrize("kms", ["transit"], indirect=True)
+def test_a_job_waits_for_a_sealed_kms_and_goes_on(
+    service: RunningService, vault: VaultServer
+) -> None:
+    upload(service.demo, b"x")
+    job = service.admin.post("/v1/keys/drill").json()
+    vault.seal()
+    try:
+        assert service.services.job_runner.run_one()
+        waiting = service.admin.get(f"/v1/jobs/{job['id']}").json()
+        assert (waiting["state"], waiting["error"] is None) == ("queued", False)
+    finally:
+        vault.unseal()
+    with service.services.database.transaction() as connection:
+        connection.execute(text("UPDATE jobs SET due_at = now()"))
+    assert service.services.job_runner.run_one()
+    ended = service.admin.get(f"/v1/jobs/{job['id']}").json()
+    assert (ended["state"], ended["result"]["opened"]) == ("done", 1)
 
 
 @pytest.fixture

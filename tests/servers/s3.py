@@ -27,7 +27,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _killed_with_this_run() -> Callable[[], None]:
+def killed_with_this_run() -> Callable[[], None]:
     """A server must not outlive a run that is itself killed: PR_SET_PDEATHSIG, prctl(2)."""
     prctl = ctypes.CDLL(None).prctl  # looked up here: after the fork no lock may be taken
     return lambda: prctl(1, int(signal.SIGKILL), 0, 0, 0)
@@ -67,7 +67,7 @@ class S3Server(ABC):
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=_killed_with_this_run(),  # noqa: PLW1509 (it takes no lock)
+            preexec_fn=killed_with_this_run(),  # noqa: PLW1509 (it takes no lock)
         )
         try:
             self._wait_until_ready(self._process)
