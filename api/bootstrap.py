@@ -151,7 +151,7 @@ def _wire(
     sealing = Sealing(vault_id, local, keys, executor)
     commits = Commits(database, [site for site in stores if site != settings.local_site])
     keks = Keks(database, keys)
-    keks.adopt()
+    keks.reconcile()
     cache = UnwrapCache()
     document_keys = DocumentKeys(vault_id, database, keys, cache)
     catalogue = Catalogue(vault_id, keys, stores, executor)
@@ -168,7 +168,6 @@ def _wire(
         catalogue=catalogue,
         signing_keys=signing_keys,
         cache=cache,
-        sites=sorted(stores),
     )
     works = {
         JobKind.REWRAP: rewrap.run,

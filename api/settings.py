@@ -115,6 +115,7 @@ class KmsSettings(BaseModel):
         key_file, passphrase: of the local keyring.
         address, mount, namespace, ca_file, roles: of Transit.
         key_prefix: of the KEKs' names in Transit, so that several vaults can share a mount.
+        rotate_every_days: age at which the worker rotates the KEK `documents` and rewraps; None: never.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -128,6 +129,7 @@ class KmsSettings(BaseModel):
     ca_file: Path | None = None
     key_prefix: str = "strongroom-"
     roles: KmsRoles = KmsRoles()
+    rotate_every_days: Annotated[int | None, Field(ge=1, le=3650)] = None
 
     @model_validator(mode="after")
     def _usable(self) -> Self:

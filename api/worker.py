@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
 from typing import Final
 
 from api import metrics
@@ -13,7 +15,8 @@ from keymgmt.errors import KeyManagementError
 from replication.copier import Copier
 from replication.worker import ReplicationWorker
 from vault import clock
-from vault.errors import VaultError
+from vault.errors import JobUnderWay, VaultError
+from vault.jobs import JobKind
 from vault.objects.store import StoreError
 
 COPIERS: Final = 2
@@ -60,9 +63,16 @@ class Worker:
         if purged:
             _log.info("purged %d documents", purged)
         self._services.idempotency.expire()
+        self._rotate_when_due()
         metrics.BACKLOG.clear()
         for (site, operation), waiting in self._services.journal.backlog().items():
             metrics.BACKLOG.labels(site, operation).set(waiting)
+
+    def _rotate_when_due(self) -> None:
+        days = self._services.settings.kms.rotate_every_days
+        if days is not None and self._services.keks.rotate_when_due(timedelta(days=days)):
+            with suppress(JobUnderWay):
+                self._services.jobs.start(None, JobKind.REWRAP)
 
     def _work_off(self, run_one: Callable[[], bool]) -> None:
         while not self._stopping.is_set():

@@ -76,7 +76,7 @@ class Client:
     ) -> HTTPResponse:
         self._connection.request(method, path, body, {**self._headers, **(headers or {})})
         response = self._connection.getresponse()
-        if response.status not in (200, 201):
+        if response.status not in (200, 201, 202):
             raise UnexpectedAnswer(f"{method} {path}: {response.status} {response.read()!r}")
         return response
 

@@ -130,6 +130,6 @@ INSERT INTO versions
     (document_id, number, id, object_id, site, format, size_bytes, ciphertext_size_bytes,
      ciphertext_sha256, media_type, wrapped_key, key_commitment, receipt, created_at, created_by)
 SELECT id, 1, gen_random_uuid(), gen_random_uuid(), 'a', 1, 16384, 16440,
-       sha256(''), 'application/pdf', repeat('k', 120), sha256(''), gen_random_uuid(),
+       sha256(''), 'application/pdf', 'local:v1:' || repeat('k', 80), sha256(''), gen_random_uuid(),
        created_at, created_by
 FROM documents"""

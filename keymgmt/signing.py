@@ -1,7 +1,10 @@
 """Ed25519 signing keys (RFC 8032), for certificates, receipts, checkpoints, manifests and reports.
 
-A private half is its 32-byte seed. At rest it is wrapped by the key provider like a data key, bound to its
-public half, so that a row whose halves were swapped does not sign.
+A private half is its 32-byte seed. At rest it is wrapped by the key provider like a data key, bound to
+its public half, so that a row whose halves were swapped does not sign.
+
+Does not handle: which key is in use, and moving sealed keys to a new KEK version. What is signed, and
+as what, is `dsse`'s matter or the caller's: a signature here covers bare bytes.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from keymgmt.errors import DecryptionFailed, SignatureInvalid
 from keymgmt.provider import KeyProvider, WrappedKey
 from keymgmt.secret import SecretKey
 
+PUBLIC_KEY_SIZE_BYTES: Final = 32
 _TAG: Final = b"strongroom/signing-key/v1"
 
 
@@ -27,21 +31,30 @@ class VerifyingKey:
     """A public half.
 
     Attributes:
-        raw: the 32 bytes of RFC 8032 §5.1.5.
+        raw: the 32 bytes of RFC 8032 §5.1.5; not checked to be a point, and no point verifies nothing.
     """
 
     raw: bytes
 
+    def __post_init__(self) -> None:
+        """Raises: ValueError if `raw` is not 32 bytes."""
+        if len(self.raw) != PUBLIC_KEY_SIZE_BYTES:
+            raise ValueError("an Ed25519 public key has 32 bytes")
+
     @property
     def id(self) -> str:
-        """The first 16 hex digits of the SHA-256 of `raw`."""
+        """The first 16 hex digits of the SHA-256 of `raw`: a stable name, no proof of anything."""
         return hashlib.sha256(self.raw).hexdigest()[:16]
 
     def verify(self, signature: bytes, message: bytes) -> None:
-        """Return if this key's private half signed `message`. Raises: SignatureInvalid."""
+        """Return if this key's private half signed `message` (RFC 8032 §5.1.7).
+
+        Raises:
+            SignatureInvalid: it did not, or `signature` is not 64 bytes.
+        """
         try:
             Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, message)
-        except (InvalidSignature, ValueError) as exc:
+        except InvalidSignature as exc:
             raise SignatureInvalid from exc
 
     def as_jwk(self) -> dict[str, str]:
@@ -67,7 +80,7 @@ class SigningKey(SecretKey):
         return VerifyingKey(self._private().public_key().public_bytes_raw())
 
     def sign(self, message: bytes) -> bytes:
-        """The signature of `message`, 64 bytes."""
+        """The signature of `message`, 64 bytes, always the same ones (RFC 8032 §5.1.6)."""
         return self._private().sign(message)
 
     def _private(self) -> Ed25519PrivateKey:
@@ -75,9 +88,13 @@ class SigningKey(SecretKey):
 
 
 def seal(provider: KeyProvider, kek: str, key: SigningKey) -> str:
-    """The private half wrapped under `kek`, for storage. Raises: KeyManagementError."""
+    """The private half wrapped under the newest version of `kek`, at most 512 ASCII characters.
+
+    Raises:
+        KeyManagementError: as `KeyProvider.wrap`.
+    """
     seed = DataKey(key.reveal_to_keymgmt())
-    return provider.wrap(kek, _context(key.public), seed).text
+    return provider.wrap(kek, signing_context(key.public), seed).text
 
 
 def unseal(provider: KeyProvider, kek: str, sealed: str, public: VerifyingKey) -> SigningKey:
@@ -87,12 +104,13 @@ def unseal(provider: KeyProvider, kek: str, sealed: str, public: VerifyingKey) -
         DecryptionFailed: it is another key's, or altered.
         KeyManagementError: as `KeyProvider.unwrap`.
     """
-    seed = provider.unwrap(kek, _context(public), WrappedKey(sealed))
+    seed = provider.unwrap(kek, signing_context(public), WrappedKey(sealed))
     key = SigningKey(seed.reveal_to_keymgmt())
-    if key.public != public:
+    if key.public != public:  # the context alone does not stop who may wrap under it
         raise DecryptionFailed
     return key
 
 
-def _context(public: VerifyingKey) -> bytes:
+def signing_context(public: VerifyingKey) -> bytes:
+    """The KEK context of a sealed private half: a tag (25 bytes), then the public half (32)."""
     return _TAG + public.raw

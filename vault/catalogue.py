@@ -17,9 +17,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -30,7 +30,7 @@ from keymgmt.errors import DecryptionFailed
 from keymgmt.provider import KeyProvider, Purpose, WrappedKey
 from vault import clock
 from vault.errors import IntegrityFailure
-from vault.objects.pipeline import ObjectWriter, Sent
+from vault.objects.pipeline import ObjectWriter
 from vault.objects.store import PART_SIZE_BYTES, ObjectMissing, ObjectStore, StoreError
 from vault.wrapped_keys import StoredKey
 
@@ -87,21 +87,23 @@ class Catalogue:
         self._stores = stores
         self._executor = executor
 
-    def write(self, site: str, epoch: int, batches: Iterable[list[StoredKey]]) -> Header:
-        """Write a catalogue at `site`, read it back, and delete the older ones there.
+    def write(self, epoch: int, batches: Iterable[list[StoredKey]]) -> None:
+        """Write a catalogue at every site, read them back, and delete the older ones.
 
         Raises:
             StoreError: the older ones are as they were.
-            IntegrityFailure: the site gave back other bytes than it was given.
+            IntegrityFailure: a site gave back other bytes than it was given.
             KeyServiceUnavailable, DatabaseUnavailable.
         """
-        store, now = self._stores[site], clock.now().astimezone(UTC)
+        now = clock.now().astimezone(UTC)
         folder = f"{PREFIX}{epoch:08d}-{now:%Y%m%dt%H%M%S.%f}"
-        header = self._write_lines(store, folder, epoch, now, batches)
-        _read_back(store, f"{folder}/keys", header)
-        store.put(f"{folder}/header", json.dumps(asdict(header)).encode())
-        self._delete_all_but(store, folder)
-        return header
+        # Asked before the first row is read: an upload from now on may be wrapped under a newer one.
+        kek_version = self._keys.describe(Purpose.DOCUMENTS).latest
+        about = {"epoch": epoch, "kek_version": kek_version, "written_at": now.isoformat()}
+        for store, header in self._write_lines(f"{folder}/keys", about, batches):
+            _read_back(store, f"{folder}/keys", header)
+            store.put(f"{folder}/header", json.dumps(asdict(header)).encode())
+            _delete_all_but(store, folder)
 
     def newest(self) -> tuple[Header, str, str] | None:
         """The newest header at any site that answers, with its site and folder; None if there is none.
@@ -142,53 +144,72 @@ class Catalogue:
             yield Entry(UUID(document_id), int(number), UUID(version_id), WrappedKey(wrapped))
 
     def _write_lines(
-        self,
-        store: ObjectStore,
-        folder: str,
-        epoch: int,
-        now: datetime,
-        batches: Iterable[list[StoredKey]],
-    ) -> Header:
-        catalogue_id = uuid4()
-        binding = catalogue_binding(vault_id=self._vault_id, catalogue_id=catalogue_id)
-        data_key, wrapped = self._keys.generate_data_key(Purpose.BACKUPS, binding)
-        # Asked before the first row is read: an upload from now on may be wrapped under a newer one.
-        kek_version = self._keys.describe(Purpose.DOCUMENTS).latest
-        writer = ObjectWriter(store, f"{folder}/keys", self._executor)
+        self, key: str, about: Mapping[str, Any], batches: Iterable[list[StoredKey]]
+    ) -> list[tuple[ObjectStore, Header]]:
+        """The sealed lines at every site, from one walk over the rows."""
+        sealed = [
+            _SealedLines(self._vault_id, self._keys, store, key, self._executor)
+            for store in self._stores.values()
+        ]
         try:
-            count, sent = _seal(stream.SealingStream(data_key, binding, writer), writer, batches)
+            for batch in batches:
+                lines = "".join(map(_line, batch)).encode()
+                for each in sealed:
+                    each.write(lines, len(batch))
+            return [(each.store, each.finish(about)) for each in sealed]
         except BaseException:
-            writer.abort()
+            for each in sealed:
+                each.abort()
             raise
+
+
+class _SealedLines:
+    """The lines on their way to one site, under a data key of their own."""
+
+    def __init__(
+        self,
+        vault_id: UUID,
+        keys: KeyProvider,
+        store: ObjectStore,
+        key: str,
+        executor: Executor,
+    ) -> None:
+        self.store = store
+        self._id = uuid4()
+        self._binding = catalogue_binding(vault_id=vault_id, catalogue_id=self._id)
+        self._data_key, self._wrapped = keys.generate_data_key(Purpose.BACKUPS, self._binding)
+        self._writer = ObjectWriter(store, key, executor)
+        self._stream = stream.SealingStream(self._data_key, self._binding, self._writer)
+        self._count = 0
+
+    def write(self, lines: bytes, count: int) -> None:
+        self._stream.write(lines)
+        self._count += count
+
+    def finish(self, about: Mapping[str, Any]) -> Header:
+        self._stream.finish()
+        sent = self._writer.finish()
         return Header(
             format=FORMAT,
-            id=str(catalogue_id),
-            epoch=epoch,
-            kek_version=kek_version,
-            written_at=now.isoformat(),
-            count=count,
+            id=str(self._id),
+            count=self._count,
             size_bytes=sent.size_bytes,
             sha256=sent.sha256.hex(),
-            wrapped_key=wrapped.text,
-            commitment=commit(data_key, binding).hex(),
+            wrapped_key=self._wrapped.text,
+            commitment=commit(self._data_key, self._binding).hex(),
+            **about,
         )
 
-    def _delete_all_but(self, store: ObjectStore, folder: str) -> None:
-        # Headers first: what is left of a catalogue after a crash in here must not look like one.
-        older = [o.key for o in store.list(PREFIX) if not o.key.startswith(f"{folder}/")]
-        for key in sorted(older, key=lambda key: not key.endswith("/header")):
-            store.delete(key)
+    def abort(self) -> None:
+        with suppress(StoreError):
+            self._writer.abort()
 
 
-def _seal(
-    sealing: stream.SealingStream, writer: ObjectWriter, batches: Iterable[list[StoredKey]]
-) -> tuple[int, Sent]:
-    count = 0
-    for batch in batches:
-        sealing.write("".join(map(_line, batch)).encode())
-        count += len(batch)
-    sealing.finish()
-    return count, writer.finish()
+def _delete_all_but(store: ObjectStore, folder: str) -> None:
+    # Headers first: what is left of a catalogue after a crash in here must not look like one.
+    older = [o.key for o in store.list(PREFIX) if not o.key.startswith(f"{folder}/")]
+    for key in sorted(older, key=lambda key: not key.endswith("/header")):
+        store.delete(key)
 
 
 def _line(key: StoredKey) -> str:

@@ -7,9 +7,11 @@ database itself sees to both, without a lock that uploads would feel.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 from sqlalchemy import Integer, delete, func, literal, select, text
@@ -20,11 +22,23 @@ from vault.access.authorise import require
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.database import DanglingReference, Database
-from vault.errors import KeyVersionInUse
+from vault.errors import KeyVersionInUse, VaultError
 from vault.tables import kek_versions, versions
+
+_log = logging.getLogger(__name__)
 
 _ALONE: Final = 0x7374_726B
 """Advisory lock (PostgreSQL 18 manual, §13.3.5): one change of a KEK at a time."""
+
+
+class KeysRolledBack(VaultError):
+    """The KMS, or the keyring, is an older copy of itself."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "documents are wrapped under key versions that the KMS does not have: an older keyring or "
+            "KMS was put back; bring the newest one"
+        )
 
 
 @dataclass(frozen=True)
@@ -108,6 +122,36 @@ class Keks:
             self._keys.retire(purpose, below=below)
             self._keys.trim(purpose)
         return below
+
+    def rotate_when_due(self, every: timedelta) -> bool:
+        """Rotate the KEK `documents` if its newest version is older than `every`; whether it was.
+
+        Raises: KeyServiceUnavailable, DatabaseUnavailable.
+        """
+        newest = select(func.max(kek_versions.c.created_at) < func.now() - literal(every))
+        if not self._database.execute(newest, {})[0][0]:
+            return False
+        self.rotate(None, Purpose.DOCUMENTS)
+        return True
+
+    def reconcile(self) -> None:
+        """At the start: see that KMS and database tell the same story.
+
+        A version that was made at the KMS is adopted. One that was retired and is there again, after a
+        crash in mid-retirement or because an older keyring was put back, is retired again.
+
+        Raises:
+            KeysRolledBack: documents are wrapped under versions that the KMS does not have.
+            KeyServiceUnavailable, DatabaseUnavailable.
+        """
+        self.adopt()
+        state = self._keys.describe(Purpose.DOCUMENTS)
+        if max(self._in_use(), default=0) > state.latest:
+            raise KeysRolledBack
+        oldest = self._database.execute(select(func.min(kek_versions.c.version)), {})[0][0]
+        if state.oldest_kept < oldest <= state.latest:
+            _log.warning("KEK versions that were retired are there again; they are destroyed anew")
+            self.retire(None, Purpose.DOCUMENTS, below=oldest)
 
     def adopt(self) -> None:
         """Announce the newest version, if it was made at the KMS and not here.

@@ -16,7 +16,7 @@ from keymgmt.provider import KeyProvider, Purpose, WrappedKey
 from vault.jobrun import JobFailed, JobRun
 from vault.wrapped_keys import Place, StoredKey, WrappedKeys
 
-PAUSE_RATIO: Final = 0.25
+PAUSE_RATIO: Final = 0.1
 """Rest after a batch, as a share of the time it took."""
 
 MAX_NAMED: Final = 100

@@ -113,7 +113,6 @@ class Shred:
         catalogue: Catalogue,
         signing_keys: SigningKeys,
         cache: UnwrapCache,
-        sites: list[str],
     ) -> None:
         self._database = database
         self._vault_id = vault_id
@@ -124,7 +123,6 @@ class Shred:
         self._catalogue = catalogue
         self._signing_keys = signing_keys
         self._cache = cache
-        self._sites = sites
 
     def run(self, run: JobRun) -> dict[str, Any]:
         """Run an epoch, or finish the one that was broken off.
@@ -160,8 +158,7 @@ class Shred:
         """Rewrap what lives, catalogue it at every site, and only then destroy what was before."""
         for _ in range(MAX_PASSES):
             self._move_all(run, target)
-            for site in self._sites:
-                self._catalogue.write(site, epoch, self._reported(run))
+            self._catalogue.write(epoch, self._reported(run))
             try:
                 self._keks.retire(None, Purpose.DOCUMENTS, below=target)
             except KeyVersionInUse:

@@ -31,7 +31,6 @@ class StoredKey:
     document_id: UUID
     number: int
     version_id: UUID
-    class_name: str
     commitment: bytes
     bound: BoundKey
 
@@ -67,6 +66,14 @@ class WrappedKeys:
         query = _KEYS.where(tuple_(versions.c.document_id, versions.c.number).in_(places))
         return [self._stored(row) for row in self._database.execute(query, {})]
 
+    def class_names(self, keys: Sequence[StoredKey]) -> dict[UUID, str]:
+        """The classes of their documents, by document."""
+        wanted = documents.c.id.in_({key.document_id for key in keys})
+        rows = self._database.execute(
+            select(documents.c.id, documents.c.class_name).where(wanted), {}
+        )
+        return {row.id: row.class_name for row in rows}
+
     def replace(self, moved: Sequence[tuple[StoredKey, WrappedKey]]) -> int:
         """Put rewrapped keys in place of those they were made of; how many rows took them.
 
@@ -91,7 +98,7 @@ class WrappedKeys:
         return [self._stored(row) for row in self._database.execute(query.limit(BATCH), {})]
 
     def _stored(self, row: Sequence[Any]) -> StoredKey:
-        document_id, number, version_id, object_id, wrapped, commitment, class_name = row
+        document_id, number, version_id, object_id, wrapped, commitment = row
         binding = associated_data(
             vault_id=self._vault_id,
             document_id=document_id,
@@ -99,7 +106,7 @@ class WrappedKeys:
             object_id=object_id,
         )
         bound = BoundKey(WrappedKey(wrapped), binding)
-        return StoredKey(document_id, number, version_id, class_name, commitment, bound)
+        return StoredKey(document_id, number, version_id, commitment, bound)
 
 
 def _under(below: int | None) -> ColumnElement[bool]:
@@ -113,8 +120,7 @@ _KEYS = select(
     versions.c.object_id,
     versions.c.wrapped_key,
     versions.c.key_commitment,
-    documents.c.class_name,
-).join_from(versions, documents, documents.c.id == versions.c.document_id)
+)
 
 _REPLACE = text(
     """

@@ -24,6 +24,7 @@ from tests.api.helpers import named, upload
 from tests.running import RunningService
 from vault import clock
 from vault.jobrun import JobLost
+from vault.keks import KeysRolledBack
 from vault.records import find_document
 from vault.shred import CERTIFICATE_TYPE
 
@@ -149,6 +150,41 @@ def test_a_read_that_meets_a_rotation_midway_finds_the_moved_key(service: Runnin
     service.services.unwrap_cache.purge()
     opened, _ = service.services.contents._keys.open(before.id, before.version)
     assert opened is not None
+
+
+@pytest.mark.parametrize("kms", ["keyring"], indirect=True)
+def test_an_older_keyring_that_was_put_back_is_noticed(service: RunningService) -> None:
+    keyring = service.services.settings.home / "keys" / "keyring.json"
+    older = keyring.read_bytes()
+    service.admin.post("/v1/keys/documents/rotate")
+    upload(service.demo, b"under version 2")
+    keyring.write_bytes(older)
+    with pytest.raises(KeysRolledBack):
+        service.services.keks.reconcile()
+
+
+@pytest.mark.parametrize("kms", ["keyring"], indirect=True)
+def test_versions_that_come_back_with_an_older_keyring_are_retired_again(
+    service: RunningService,
+) -> None:
+    keyring = service.services.settings.home / "keys" / "keyring.json"
+    service.admin.post("/v1/keys/documents/rotate")
+    older = keyring.read_bytes()
+    service.admin.post("/v1/keys/documents/retire")
+    keyring.write_bytes(older)
+    assert kek(service)["oldest_kept"] == 1
+    service.services.keks.reconcile()
+    assert kek(service)["oldest_kept"] == 2
+
+
+def test_the_schedule_rotates_what_is_old_enough(service: RunningService, owner: Engine) -> None:
+    keks = service.services.keks
+    assert not keks.rotate_when_due(timedelta(days=90))
+    with owner.begin() as connection:
+        connection.execute(text("UPDATE kek_versions SET created_at = now() - interval '91 days'"))
+    assert keks.rotate_when_due(timedelta(days=90))
+    assert not keks.rotate_when_due(timedelta(days=90))
+    assert kek(service)["latest"] == 2
 
 
 # Jobs

@@ -90,7 +90,7 @@ class VaultServer:
     def seal(self) -> None:
         """It is there, and refuses; sealed when this returns."""
         self._root().sys.seal()
-        self._wait_for(lambda: self._root().sys.is_sealed())
+        self._wait_for(self._root().sys.is_sealed)
 
     def unseal(self) -> None:
         """Open it again; it leads, and answers, when this returns."""
