@@ -150,13 +150,20 @@ def _wire(
     classes = Classes(database)
     sealing = Sealing(vault_id, local, keys, executor)
     commits = Commits(database, [site for site in stores if site != settings.local_site])
-    keks = Keks(database, keys)
-    keks.reconcile()
     cache = UnwrapCache()
     document_keys = DocumentKeys(vault_id, database, keys, cache)
     catalogue = Catalogue(vault_id, keys, stores, executor)
     signing_keys = SigningKeys(database, keys)
     wrapped_keys = WrappedKeys(database, vault_id)
+    keks = Keks(
+        database,
+        keys,
+        move={
+            Purpose.LOG: signing_keys.reseal,
+            Purpose.BACKUPS: lambda: catalogue.rewrite(wrapped_keys.batches()),
+        },
+    )
+    keks.reconcile()
     rewrap = Rewrap(keys, wrapped_keys)
     shred = Shred(
         database=database,

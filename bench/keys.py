@@ -6,10 +6,11 @@ import base64
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Final, Self
 from uuid import UUID, uuid4
 
@@ -19,9 +20,10 @@ from sqlalchemy import Engine, create_engine, text
 from api.bootstrap import Services, build
 from api.embedded import DatabaseUrls
 from api.settings import KmsKind, KmsRole, KmsRoles, KmsSettings, Settings, Sites, SiteSettings
+from bench import payload
 from bench.plan import Plan
 from bench.result import Result, at_most
-from bench.world import World
+from bench.world import MeasuredService, World
 from keymgmt.binding import associated_data
 from keymgmt.commitment import commit
 from keymgmt.datakey import DataKey
@@ -37,6 +39,7 @@ BARE_BATCH: Final = 1000
 """Items a bare call carries: what the KMS does best with."""
 
 SAMPLES: Final = 300
+CLIENTS: Final = 8
 
 
 def run(world: World, plan: Plan) -> Iterator[Result]:
@@ -48,9 +51,10 @@ def run(world: World, plan: Plan) -> Iterator[Result]:
         _engine(database.owner) as owner,
     ):
         session = vault.session("service")
-        _fill(services, owner, session, plan.keys)
+        _fill(services.vault_id, PREFIX, owner, session, plan.keys)
         yield from _rewraps(services, session, plan)
         yield from _round_trips(services, session)
+        yield _uploads_beside_a_rewrap(world, vault, plan)
 
 
 def _rewraps(services: Services, session: TransitSession, plan: Plan) -> Iterator[Result]:
@@ -96,6 +100,55 @@ def _round_trips(services: Services, session: TransitSession) -> Iterator[Result
     read = _milliseconds(unwrap)
     yield _slower_ms("a data key for an upload; floor: the bare call", bare, made, 1.2)
     yield _slower_ms("a cached data key for a read; floor: the bare call", bare, read, 0.05)
+
+
+def _uploads_beside_a_rewrap(world: World, vault: VaultServer, plan: Plan) -> Result:
+    """How long the slowest uploads of eight clients take, alone and while all keys are rewrapped."""
+    prefix = "strongroom-beside-"
+    with world.service(worker=True, **_kms_environment(world.folder, vault, prefix)) as service:
+        with service.owner.connect() as connection:
+            vault_id = connection.execute(text("SELECT vault_id FROM vault_identity")).scalar_one()
+        _fill(vault_id, prefix, service.owner, vault.session("service"), plan.keys)
+        _slowest(service, 1.0)
+        alone = _slowest(service, 2 * plan.small_seconds)
+        with service.client(service.process.admin_key) as admin:
+            admin.post("/v1/keys/documents/rotate", {})
+            job = admin.post("/v1/keys/documents/rewrap", {})
+            beside = _slowest(service, 2 * plan.small_seconds)
+            seen = admin.get(f"/v1/jobs/{job['id']}")
+    assert seen["done"] > 0, seen
+    what = f"slowest upload in a hundred, 8 clients, beside a rewrap of {plan.keys:,}; floor: alone"
+    return _slower_ms(what, alone, beside, 2)
+
+
+def _slowest(service: MeasuredService, seconds: float) -> float:
+    """The 99th percentile of uploads of 16 KiB by eight clients, in milliseconds."""
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        sending = [pool.submit(_timed_uploads, service, seconds) for _ in range(CLIENTS)]
+        taken = [each for future in sending for each in future.result()]
+    return quantiles(taken, n=100)[98]
+
+
+def _timed_uploads(service: MeasuredService, seconds: float) -> list[float]:
+    body, taken, deadline = payload.pdf(), [], time.perf_counter() + seconds
+    with service.client() as client:
+        while (began := time.perf_counter()) < deadline:
+            client.upload(body)
+            taken.append((time.perf_counter() - began) * 1000)
+    return taken
+
+
+def _kms_environment(folder: Path, vault: VaultServer, prefix: str) -> dict[str, str]:
+    role_id, secret_id = vault.role("service")
+    secret_id_file = folder / "secret-id-of-a-process"
+    secret_id_file.write_text(secret_id)
+    return {
+        "STRONGROOM_KMS__KIND": "transit",
+        "STRONGROOM_KMS__ADDRESS": vault.address,
+        "STRONGROOM_KMS__KEY_PREFIX": prefix,
+        "STRONGROOM_KMS__ROLES__SERVICE__ROLE_ID": role_id,
+        "STRONGROOM_KMS__ROLES__SERVICE__SECRET_ID_FILE": str(secret_id_file),
+    }
 
 
 def _slower_ms(what: str, floor: float, ours: float, most: float) -> Result:
@@ -145,12 +198,12 @@ def _wrapped_keys(services: Services) -> WrappedKeys:
     return WrappedKeys(services.database, services.vault_id)
 
 
-def _fill(services: Services, owner: Engine, session: TransitSession, keys: int) -> None:
+def _fill(vault_id: UUID, prefix: str, owner: Engine, session: TransitSession, keys: int) -> None:
     """Documents with one version each, whose keys are wrapped as an upload's would be."""
     for _ in range(0, keys, BARE_BATCH):
-        made = [_NewKey.of(services.vault_id) for _ in range(BARE_BATCH)]
+        made = [_NewKey.of(vault_id) for _ in range(BARE_BATCH)]
         inputs = [{"plaintext": each.plaintext, "context": _encoded(each.binding)} for each in made]
-        path = f"transit/encrypt/{PREFIX}{Purpose.DOCUMENTS}"
+        path = f"transit/encrypt/{prefix}{Purpose.DOCUMENTS}"
         answer = session.call("post", path, Body(batch_input=inputs))
         rows = {
             "ids": [each.ids[0] for each in made],

@@ -95,13 +95,13 @@ class World:
         return _renamed(self.postgres.urls, name)
 
     @contextmanager
-    def service(self) -> Iterator[MeasuredService]:
-        """The service over S3, without the worker, which would copy beside the measurement."""
+    def service(self, *, worker: bool = False, **settings: str) -> Iterator[MeasuredService]:
+        """The service over S3, by default without the worker, which would copy beside the measurement."""
         database, bucket = self.database(), self.bucket()
         folder = self.folder / f"service-{next(_numbers)}"
         folder.mkdir(mode=0o700)
-        environment = _environment(folder, database, bucket)
-        options = (*LOOPBACK_DEMO, "--no-worker")
+        environment = {**_environment(folder, database, bucket), **settings}
+        options = LOOPBACK_DEMO if worker else (*LOOPBACK_DEMO, "--no-worker")
         owner = create_engine(database.owner)
         with ServeProcess(folder, options=options, environment=environment) as process:
             yield MeasuredService(process, bucket, owner)

@@ -105,6 +105,15 @@ class Catalogue:
             store.put(f"{folder}/header", json.dumps(asdict(header)).encode())
             _delete_all_but(store, folder)
 
+    def rewrite(self, batches: Iterable[list[StoredKey]]) -> None:
+        """Write the newest catalogue anew, if there is one, so that its data keys are too.
+
+        Raises: as `write`.
+        """
+        found = self.newest()
+        if found is not None:
+            self.write(found[0].epoch, batches)
+
     def newest(self) -> tuple[Header, str, str] | None:
         """The newest header at any site that answers, with its site and folder; None if there is none.
 

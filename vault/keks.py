@@ -8,7 +8,7 @@ database itself sees to both, without a lock that uploads would feel.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -62,9 +62,13 @@ class KekStatus:
 class Keks:
     """The KEKs of this vault."""
 
-    def __init__(self, database: Database, keys: KeyProvider) -> None:
+    def __init__(
+        self, database: Database, keys: KeyProvider, move: Mapping[Purpose, Callable[[], None]]
+    ) -> None:
+        """`move` brings what is wrapped under the KEK of a purpose under its newest version."""
         self._database = database
         self._keys = keys
+        self._move = move
 
     def list(self, actor: Actor) -> list[KekStatus]:
         """All KEKs, one for each purpose. Raises: NotAllowed, KeyServiceUnavailable."""
@@ -106,10 +110,11 @@ class Keks:
     def retire(self, actor: Actor | None, purpose: Purpose, *, below: int | None = None) -> int:
         """Destroy every version lower than `below`, by default the newest; returns `below`.
 
-        Nothing wrapped under one of them opens ever again.
+        Nothing wrapped under one of them opens ever again. Documents have to be rewrapped before; what
+        the other purposes wrap is little, and moved here.
 
         Raises:
-            NotAllowed, KeyServiceUnavailable, DatabaseUnavailable.
+            NotAllowed, KeyServiceUnavailable, DatabaseUnavailable, StoreError.
             KeyVersionInUse: rows are wrapped under one of them; nothing was changed.
         """
         if actor is not None:
@@ -118,6 +123,8 @@ class Keks:
             below = below or self._keys.describe(purpose).latest
             if purpose is Purpose.DOCUMENTS:
                 self._close(below)
+            elif purpose in self._move:
+                self._move[purpose]()
             self._note(EventType.KEK_RETIRED, actor, purpose, below)
             self._keys.retire(purpose, below=below)
             self._keys.trim(purpose)

@@ -6,13 +6,16 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final
 from uuid import UUID
 
 import typer
 
+from api.bootstrap import build
 from api.client import Client, FileUnusable
+from api.commands.local import Home, Json, explained, given, say
 from api.commands.output import (
     COULD_NOT_RUN,
     FOUND_WRONG,
@@ -25,6 +28,8 @@ from api.commands.output import (
     show,
     show_pages,
 )
+from api.home import lock_home
+from api.settings import load
 
 key = typer.Typer(help="Keys: KEKs, rotation, shredding, drills.", no_args_is_help=True)
 job = typer.Typer(help="Long work: how far it is; stop and resume it.", no_args_is_help=True)
@@ -157,6 +162,23 @@ def export_dek(
             typer.echo(json.dumps(exported, indent=2))
         else:
             _write_secret(output, json.dumps(exported, indent=2))
+
+
+@key.command("join-catalogue")
+def join_catalogue(home: Home = None, as_json: Json = False) -> None:
+    """On a database from before a shred epoch: bring its wrapped keys up to date. Works locally.
+
+    Example: STRONGROOM_DATABASE_URL_FILE=restored-url strongroom key join-catalogue
+    """
+    with explained():
+        settings = load(**given(home=home))
+        with lock_home(settings.home), build(settings) as services:
+            joined = services.rejoin.run()
+    words = (
+        f"{joined.joined} versions have their present keys again, from the catalogue of epoch "
+        f"{joined.epoch}; {joined.shut} stay shut: shredded, or filed after the catalogue"
+    )
+    say(asdict(joined), words, as_json=as_json)
 
 
 @job.command("list")

@@ -135,7 +135,7 @@ def _show_table(items: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> N
     for column in columns:
         table.add_column(Text(column), overflow="fold", no_wrap=column == "id")
     for item in items:
-        cells = dict(_flat(item))
+        cells = {**_summaries(item), **dict(_flat(item))}
         table.add_row(*(Text(cells.get(column, "")) for column in columns))
     console.print(table)
 
@@ -168,6 +168,15 @@ def _flat(item: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", printable(_in_words(name, value))
+
+
+def _summaries(item: Mapping[str, Any]) -> dict[str, str]:
+    """Values that hold values themselves, for one cell each."""
+    return {
+        name: ", ".join(f"{printable(key)}: {printable(str(each))}" for key, each in value.items())
+        for name, value in item.items()
+        if isinstance(value, Mapping)
+    }
 
 
 def _in_words(name: str, value: Any) -> str:

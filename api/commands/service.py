@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version as version_of
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from api import doctor as doctor_checks
 from api import logs, server
-from api.bootstrap import UnsafeStart, build
-from api.embedded import EmbeddedDatabaseError
+from api.bootstrap import build
+from api.commands.local import Home, Json, explained, given, say
 from api.first_start import ADMINISTRATOR, DEMO, create_once
-from api.home import HomeInUse, lock_home
+from api.home import lock_home
 from api.settings import SettingsError, load
 from api.worker import Worker
-from keymgmt.errors import KeyManagementError
 from migrations.run import upgrade
-from vault.errors import VaultError
-from vault.objects.store import StoreError
 
 app = typer.Typer()
-
-COULD_NOT_RUN = 2
-
-Home = Annotated[Path | None, typer.Option(help="where the embedded parts keep their files")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 @app.command()
@@ -51,8 +39,8 @@ def serve(
 
     Example: strongroom serve --home ./var --listen 127.0.0.1:8300
     """
-    with _explained():
-        settings = load(**_given(home=home, listen=listen))
+    with explained():
+        settings = load(**given(home=home, listen=listen))
         logs.configure(settings.log_format)
         with (
             lock_home(settings.home),
@@ -74,8 +62,8 @@ def worker(home: Home = None) -> None:
 
     Example: strongroom worker
     """
-    with _explained():
-        settings = load(**_given(home=home))
+    with explained():
+        settings = load(**given(home=home))
         if settings.is_embedded:
             raise SettingsError(
                 "the embedded database belongs to `serve`, which has a worker already; "
@@ -92,14 +80,14 @@ def migrate(as_json: Json = False) -> None:
 
     Example: STRONGROOM_DATABASE_OWNER_URL_FILE=/run/secrets/owner-url strongroom migrate
     """
-    with _explained():
+    with explained():
         settings = load()
         if settings.database_owner_url is None:
             raise SettingsError(
                 "STRONGROOM_DATABASE_OWNER_URL is not set; the embedded database migrates itself"
             )
         upgrade(settings.database_owner_url.get_secret_value())
-    _say({"migrated": True}, "the tables are of this version", as_json=as_json)
+    say({"migrated": True}, "the tables are of this version", as_json=as_json)
 
 
 @app.command()
@@ -108,9 +96,9 @@ def doctor(home: Home = None, as_json: Json = False) -> None:
 
     Example: strongroom doctor --json
     """
-    with _explained():
-        findings = doctor_checks.examine(load(**_given(home=home)))
-    _say(
+    with explained():
+        findings = doctor_checks.examine(load(**given(home=home)))
+    say(
         {"findings": [finding.as_json() for finding in findings]},
         "\n".join(str(finding) for finding in findings),
         as_json=as_json,
@@ -122,7 +110,7 @@ def doctor(home: Home = None, as_json: Json = False) -> None:
 def version(as_json: Json = False) -> None:
     """Print the version. Example: strongroom version"""
     found = version_of("strongroom")
-    _say({"version": found}, f"strongroom {found}", as_json=as_json)
+    say({"version": found}, f"strongroom {found}", as_json=as_json)
 
 
 def _work_until_told(running: Worker) -> None:
@@ -160,29 +148,3 @@ Try it, in this folder:
        | python3 -c 'import json, sys; print(json.load(sys.stdin)["id"])')
   curl -fsS {url}/v1/documents/$ID/content -H "Authorization: Bearer $KEY" | cmp - README.md \\
        && echo 'came back byte for byte'"""
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _say(found: dict[str, Any], words: str, *, as_json: bool) -> None:
-    typer.echo(json.dumps(found, ensure_ascii=False) if as_json else words)
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Turn what stops a start into one clear line and exit 2."""
-    try:
-        yield
-    except (
-        SettingsError,
-        UnsafeStart,
-        HomeInUse,
-        EmbeddedDatabaseError,
-        VaultError,
-        StoreError,
-        KeyManagementError,
-    ) as exc:
-        typer.echo(f"strongroom: {exc}", err=True)
-        raise typer.Exit(COULD_NOT_RUN) from None

@@ -5,19 +5,21 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError
 
 from api.bootstrap import build
 from api.embedded import DatabaseUrls, EmbeddedPostgres
 from keymgmt.dsse import open_envelope
-from keymgmt.errors import KeyVersionRetired
+from keymgmt.errors import DecryptionFailed, KeyVersionRetired
 from keymgmt.provider import Purpose, WrappedKey
 from keymgmt.signing import VerifyingKey
 from tests.api.helpers import named, upload
@@ -185,6 +187,36 @@ def test_the_schedule_rotates_what_is_old_enough(service: RunningService, owner:
     assert keks.rotate_when_due(timedelta(days=90))
     assert not keks.rotate_when_due(timedelta(days=90))
     assert kek(service)["latest"] == 2
+
+
+def test_an_older_wrapped_key_put_back_from_a_backup_is_refused(
+    service: RunningService, owner: Engine
+) -> None:
+    document = upload(service.demo, b"x")
+    (old,) = wrapped_keys(owner).values()
+    service.admin.post("/v1/keys/documents/rotate")
+    run_job(service, "/v1/keys/documents/rewrap")
+    service.admin.post("/v1/keys/documents/retire")
+    with owner.begin() as connection, pytest.raises(IntegrityError):
+        # The database refuses the row itself …
+        connection.execute(text("UPDATE versions SET wrapped_key = :old"), {"old": old})
+    with owner.begin() as connection:
+        connection.execute(text("INSERT INTO kek_versions (version) VALUES (1)"))
+        connection.execute(text("UPDATE versions SET wrapped_key = :old"), {"old": old})
+    service.services.unwrap_cache.purge()
+    # … and where somebody forces it, the key is gone.
+    refused = service.demo.get(f"/v1/documents/{document['id']}/content")
+    assert refused.status_code == 500
+    assert refused.json()["type"] == "urn:strongroom:problem:integrity"
+
+
+def test_a_wrapped_key_opens_in_no_other_vault(service: RunningService) -> None:
+    document = upload(service.demo, b"x")
+    with service.services.database.transaction() as connection:
+        found = find_document(connection, UUID(document["id"]))
+    elsewhere = replace(service.services.contents._keys, vault_id=uuid4())
+    with pytest.raises(DecryptionFailed):
+        elsewhere.open(found.id, found.version)
 
 
 # Jobs
@@ -359,6 +391,24 @@ def test_the_certificate_is_signed_and_says_what_was_destroyed(service: RunningS
     assert statement["shredded"] == [f"{gone['id']} 1"]
     assert statement["oldest_version_kept"] == statement["destroyed_below_version"] == 2
     assert set(statement["condition"]) == {"en", "zh"}
+
+
+def test_what_the_other_purposes_wrap_moves_when_their_versions_are_retired(
+    service: RunningService,
+) -> None:
+    document = upload(service.demo, b"catalogued")
+    run_job(service, "/v1/keys/epochs")
+    for purpose in ("log", "backups"):
+        service.admin.post(f"/v1/keys/{purpose}/rotate")
+        retired = service.admin.post(f"/v1/keys/{purpose}/retire").json()
+        assert (retired["latest"], retired["oldest_kept"]) == (2, 2)
+    # The signing key, sealed under `log`, still signs; the catalogue, sealed under `backups`, still opens.
+    assert run_job(service, "/v1/keys/epochs")["state"] == "done"
+    service.admin.post("/v1/keys/backups/rotate")
+    service.admin.post("/v1/keys/backups/retire")
+    joined = service.services.rejoin.run()
+    assert (joined.epoch, joined.joined, joined.shut) == (2, 1, 0)
+    assert content(service, document) == b"catalogued"
 
 
 def test_nothing_is_destroyed_while_a_site_is_away(
