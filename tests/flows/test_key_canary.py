@@ -31,8 +31,8 @@ def every_key(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     original = SecretKey.__init__
 
     def remember(self: SecretKey, raw: bytes) -> None:
-        seen.append(bytes(raw))
         original(self, raw)
+        seen.append(bytes(raw))
 
     monkeypatch.setattr(SecretKey, "__init__", remember)
     return seen
