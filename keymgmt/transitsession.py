@@ -7,6 +7,7 @@ token and the body, so ours are raised after those are gone, not out of them.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -253,7 +254,7 @@ def _token_of(answer: Answer) -> _Token:
 def _json_object(response: requests.Response) -> Mapping[str, Any]:
     """The answer's JSON; empty where there is none (204, or something else than a KMS)."""
     try:
-        found = response.json()
+        found = json.loads(response.content)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

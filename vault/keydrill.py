@@ -50,11 +50,10 @@ class KeyDrill:
     def _open(self, tally: _Tally, batch: Sequence[StoredKey]) -> list[StoredKey]:
         """Count those that open; return the others."""
         answers = self._keys.unwrap_batch(Purpose.DOCUMENTS, [key.bound for key in batch])
-        class_names = self._wrapped_keys.class_names(batch)
         failed = []
         for key, answer in zip(batch, answers, strict=True):
             if _is_committed(key, answer):
-                tally.open(key, class_names[key.document_id])
+                tally.open(key)
             else:
                 failed.append(key)
         return failed
@@ -76,8 +75,8 @@ class _Tally:
     def seen(self) -> int:
         return self._opened.total() + self._failed_count
 
-    def open(self, key: StoredKey, class_name: str) -> None:
-        self._opened[key.bound.wrapped.version, class_name] += 1
+    def open(self, key: StoredKey) -> None:
+        self._opened[key.bound.wrapped.version, key.class_name] += 1
 
     def fail(self, key: StoredKey) -> None:
         self._failed_count += 1

@@ -7,6 +7,7 @@ memory is that of one batch however many there are.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -31,6 +32,7 @@ class StoredKey:
     document_id: UUID
     number: int
     version_id: UUID
+    class_name: str
     commitment: bytes
     bound: BoundKey
 
@@ -55,24 +57,24 @@ class WrappedKeys:
     def batches(
         self, after: Place | None = None, *, below: int | None = None
     ) -> Iterator[list[StoredKey]]:
-        """Batches of up to `BATCH`, from the place `after` on. Raises: DatabaseUnavailable."""
-        while batch := self._batch(after, _under(below)):
-            yield batch
-            after = batch[-1].place
+        """Batches of up to `BATCH`, from the place `after` on.
+
+        Each is read while the one before it is worked on.
+
+        Raises: DatabaseUnavailable.
+        """
+        where = _under(below)
+        with ThreadPoolExecutor(1, "keys-ahead") as reader:
+            coming = reader.submit(self._batch, after, where)
+            while batch := coming.result():
+                coming = reader.submit(self._batch, batch[-1].place, where)
+                yield batch
 
     def find(self, keys: Sequence[StoredKey]) -> list[StoredKey]:
         """The same versions as they are now; those that were purged are left out."""
         places = [(key.document_id, key.number) for key in keys]
         query = _KEYS.where(tuple_(versions.c.document_id, versions.c.number).in_(places))
         return [self._stored(row) for row in self._database.execute(query, {})]
-
-    def class_names(self, keys: Sequence[StoredKey]) -> dict[UUID, str]:
-        """The classes of their documents, by document."""
-        wanted = documents.c.id.in_({key.document_id for key in keys})
-        rows = self._database.execute(
-            select(documents.c.id, documents.c.class_name).where(wanted), {}
-        )
-        return {row.id: row.class_name for row in rows}
 
     def replace(self, moved: Sequence[tuple[StoredKey, WrappedKey]]) -> int:
         """Put rewrapped keys in place of those they were made of; how many rows took them.
@@ -98,7 +100,7 @@ class WrappedKeys:
         return [self._stored(row) for row in self._database.execute(query.limit(BATCH), {})]
 
     def _stored(self, row: Sequence[Any]) -> StoredKey:
-        document_id, number, version_id, object_id, wrapped, commitment = row
+        document_id, number, version_id, object_id, wrapped, commitment, class_name = row
         binding = associated_data(
             vault_id=self._vault_id,
             document_id=document_id,
@@ -106,7 +108,7 @@ class WrappedKeys:
             object_id=object_id,
         )
         bound = BoundKey(WrappedKey(wrapped), binding)
-        return StoredKey(document_id, number, version_id, commitment, bound)
+        return StoredKey(document_id, number, version_id, class_name, commitment, bound)
 
 
 def _under(below: int | None) -> ColumnElement[bool]:
@@ -120,7 +122,8 @@ _KEYS = select(
     versions.c.object_id,
     versions.c.wrapped_key,
     versions.c.key_commitment,
-)
+    documents.c.class_name,
+).join_from(versions, documents, documents.c.id == versions.c.document_id)
 
 _REPLACE = text(
     """
