@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
@@ -247,3 +251,68 @@ def test_a_fresh_key_is_printed_in_one_piece(admin: Cli) -> None:
     printed = admin.run("api-key", "issue", principal["id"]).stdout
     token = next(line.split()[1] for line in printed.splitlines() if line.startswith("token"))
     assert Cli(admin.environment["STRONGROOM_URL"], token).json("class", "list")["items"]
+
+
+def test_keys_are_listed_rotated_and_not_destroyed_without_a_yes(admin: Cli) -> None:
+    assert admin.json("key", "rotate", "documents")["latest"] == 2
+    assert next(item["purpose"] for item in admin.json("key", "list")["items"]) == "documents"
+    refused = admin.run("key", "retire", "documents", exit_code=2)
+    assert "--yes" in refused.stderr
+    assert admin.json("key", "retire", "documents", "--yes")["oldest_kept"] == 2
+    assert "cannot be undone" in admin.run("key", "shred", exit_code=2).stderr
+    assert admin.json("key", "shred", "--dry-run")["items"] == []
+
+
+def test_a_drill_is_followed_to_its_end_and_fails_if_a_key_does_not_open(
+    admin: Cli, demo: Cli, service: RunningService
+) -> None:
+    Path("one").write_bytes(b"1")
+    demo.run("put", "one")
+    with working_off_jobs(service):
+        assert admin.json("key", "drill")["result"]["opened"] == 1
+        with service.services.database.transaction() as connection:
+            connection.execute(text("UPDATE versions SET wrapped_key = 'local:v1:AAAA'"))
+        ended = admin.json("key", "drill", exit_code=1)
+    assert ended["result"]["failed"] == 1
+    assert [job["kind"] for job in admin.json("job", "list")["items"]] == ["drill", "drill"]
+
+
+def test_a_job_can_be_left_stopped_and_resumed(admin: Cli, service: RunningService) -> None:
+    job = admin.json("key", "rewrap", "--no-wait")
+    assert admin.json("job", "stop", job["id"])["state"] == "stopped"
+    with working_off_jobs(service):
+        assert admin.json("job", "resume", job["id"])["state"] == "done"
+    assert admin.json("job", "show", job["id"])["state"] == "done"
+
+
+def test_an_exported_key_goes_into_a_new_private_file(
+    admin: Cli, demo: Cli, service: RunningService
+) -> None:
+    Path("one").write_bytes(b"1")
+    document = demo.json("put", "one")
+    new = admin.json("principal", "add", "exit", "--scope", "export-keys", "--department", "demo")
+    exporter = Cli(service.url, admin.json("api-key", "issue", new["id"])["token"])
+    words = ("key", "export-dek", document["id"], "--version", "1", "-o", "key.json")
+    demo.run(*words, exit_code=1)
+    exporter.run(*words)
+    assert Path("key.json").stat().st_mode & 0o777 == 0o600
+    assert json.loads(Path("key.json").read_text())["size_bytes"] == 1
+    exporter.run(*words, exit_code=2)
+
+
+@contextmanager
+def working_off_jobs(service: RunningService) -> Iterator[None]:
+    """A worker's thread for jobs."""
+    done = threading.Event()
+
+    def work() -> None:
+        while not done.wait(0.05):
+            service.services.job_runner.run_one()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
