@@ -125,7 +125,11 @@ def _kms_policy(keys: KeyProvider) -> Finding:
 def _kms_roles(settings: Settings) -> Finding:
     roles = settings.kms.roles
     shared = [duty for duty in type(roles).model_fields if getattr(roles, duty) is None]
-    words = f"the service's role serves for {', '.join(shared)} too" if shared else "one a duty"
+    words = (
+        f"the service's role serves for {', '.join(shared)} too"
+        if shared
+        else "each duty has its own"
+    )
     return Finding("kms-roles", ok=True, words=words)
 
 

@@ -79,8 +79,8 @@ class KeyProvider(Protocol):
     """Wraps and unwraps data keys under versioned KEKs.
 
     All methods block, may be called from any thread, and raise only `KeyManagementError`:
-    `KeyServiceUnavailable` from every one of them. Nothing here retries; a caller may repeat any
-    call that raised `KeyServiceUnavailable`.
+    `KeyServiceUnavailable` from every one of them. An adapter repeats harmless calls at most; a caller
+    may repeat any call that raised `KeyServiceUnavailable`.
     """
 
     def create_key(self, kek: str) -> None:

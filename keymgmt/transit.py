@@ -1,16 +1,13 @@
 """The Transit KeyProvider: KEKs that never leave HashiCorp Vault or OpenBao.
 
 Keys are `derived`, so each wrap is bound to its context; never to Transit's `associated_data`, which rewrap
-does not know (https://github.com/hashicorp/vault/issues/29532). What a refusal means is worked out from the
-key's state, not from the words of the answer: they differ between products and may quote plaintext.
-Source: HashiCorp Vault HTTP API, /secret/transit; OpenBao's is the same.
+does not know (https://github.com/hashicorp/vault/issues/29532). What answers mean stands in
+`transitanswer`. Source: HashiCorp Vault HTTP API, /secret/transit; OpenBao's is the same.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -18,23 +15,36 @@ from typing_extensions import override
 
 from keymgmt.datakey import DataKey
 from keymgmt.errors import (
-    DecryptionFailed,
     KeyAccessDenied,
     KeyManagementError,
     KeyNotFound,
     KeyServiceUnavailable,
-    KeyVersionRetired,
 )
-from keymgmt.provider import BoundKey, KeyProvider, KeyState, WrappedKey
+from keymgmt.provider import BoundKey, KeyProvider, KeyState, Purpose, WrappedKey
 from keymgmt.secret import KEY_SIZE_BYTES
-from keymgmt.transitsession import Answer, Body, TransitSession
+from keymgmt.transitanswer import (
+    capabilities_on,
+    data_key_of,
+    is_sound,
+    key_state,
+    refusal,
+    require,
+    results_of,
+    wrapped_key_of,
+)
+from keymgmt.transitsession import CAPABILITIES, Answer, Body, TransitSession
 
 BATCH: Final = 200
 """Items per request: OpenBao takes 1,000 strings in one, keys and values together."""
 
-_TYPE: Final = "aes256-gcm96"
 _NOT_FOUND: Final = 404
-_WRAPPED: Final = re.compile(r"vault:v[1-9][0-9]{0,8}:[A-Za-z0-9+/]+={0,2}")
+_KIND: Final[Mapping[str, Any]] = {
+    "type": "aes256-gcm96",
+    "derived": True,
+    "exportable": False,
+    "allow_plaintext_backup": False,
+}
+"""What each key of ours is: it wraps only together with a context, and never comes out."""
 
 Opened = TypeVar("Opened")
 
@@ -61,13 +71,10 @@ class TransitProvider(KeyProvider):
         Raises:
             KeyServiceUnavailable: a key of this name is there that is not as ours have to be.
         """
-        fields = {"type": _TYPE, "derived": True, "exportable": False}
         if self._read(kek) is None:
-            path = f"keys/{self._name(kek)}"
-            _require(self._post(path, Body(**fields), capability="create"))
+            require(self._post(f"keys/{self._name(kek)}", Body(**_KIND)))
         found = self._read(kek) or {}
-        expected = {**fields, "allow_plaintext_backup": False}
-        if any(found.get(name) != value for name, value in expected.items()):
+        if any(found.get(name) != value for name, value in _KIND.items()):
             raise KeyServiceUnavailable(
                 f"the KMS has a key for {kek!r} that is not derived or can be exported: remove it"
             )
@@ -77,19 +84,16 @@ class TransitProvider(KeyProvider):
         found = self._read(kek)
         if found is None:
             raise KeyNotFound(kek)
-        kept = max(found.get("min_available_version", 0), 1)
-        usable = max(found.get("min_decryption_version", 0), kept)
-        return KeyState(kek, found["latest_version"], oldest_usable=usable, oldest_kept=kept)
+        return key_state(kek, found)
 
     @override
     def generate_data_key(self, kek: str, context: bytes) -> tuple[DataKey, WrappedKey]:
         path = f"datakey/plaintext/{self._name(kek)}"
         answer = self._post(path, Body(context=_encoded(context), bits=KEY_SIZE_BYTES * 8))
-        self._require_key(kek, answer)
-        data_key = _data_key(answer.data)
-        if data_key is None:
+        wrapped, made = self._wrapped(kek, answer), data_key_of(answer.data)
+        if made is None:
             raise KeyServiceUnavailable("the KMS gave no data key")
-        return data_key, WrappedKey(answer.data["ciphertext"])
+        return made, wrapped
 
     @override
     def wrap(self, kek: str, context: bytes, data_key: DataKey) -> WrappedKey:
@@ -100,8 +104,7 @@ class TransitProvider(KeyProvider):
             # To encrypt under a key that is missing would be to create it, which no policy allows.
             self.describe(kek)
             raise
-        self._require_key(kek, answer)
-        return WrappedKey(answer.data["ciphertext"])
+        return self._wrapped(kek, answer)
 
     @override
     def unwrap(self, kek: str, context: bytes, wrapped: WrappedKey) -> DataKey:
@@ -116,18 +119,18 @@ class TransitProvider(KeyProvider):
     ) -> list[DataKey | KeyManagementError]:
         # Without this code, the text of an error would hold the plaintext of the other items.
         fields = {"partial_failure_response_code": 200}
-        return self._batch(kek, "decrypt", items, fields, _data_key)
+        return self._batch(kek, "decrypt", items, fields, data_key_of)
 
     @override
     def rewrap_batch(
         self, kek: str, items: Sequence[BoundKey]
     ) -> list[WrappedKey | KeyManagementError]:
-        return self._batch(kek, "rewrap", items, {}, _wrapped_key)
+        return self._batch(kek, "rewrap", items, {}, wrapped_key_of)
 
     @override
     def rotate(self, kek: str) -> int:
         self.describe(kek)
-        _require(self._post(f"keys/{self._name(kek)}/rotate", Body(), repeatable=False))
+        require(self._post(f"keys/{self._name(kek)}/rotate", Body(), repeatable=False))
         return self.describe(kek).latest
 
     @override
@@ -138,51 +141,47 @@ class TransitProvider(KeyProvider):
         oldest = max(below, state.oldest_kept)
         # Both: a trim asks for either. (hvac's own method refuses them together.)
         body = Body(min_decryption_version=oldest, min_encryption_version=oldest)
-        _require(self._post(f"keys/{self._name(kek)}/config", body))
+        require(self._post(f"keys/{self._name(kek)}/config", body))
 
     @override
     def trim(self, kek: str) -> None:
         state = self.describe(kek)
         if state.oldest_usable > state.oldest_kept:
             body = Body(min_available_version=state.oldest_usable)
-            _require(self._post(f"keys/{self._name(kek)}/trim", body))
+            require(self._post(f"keys/{self._name(kek)}/trim", body))
 
     @override
     def destroy_key(self, kek: str) -> None:
         self.describe(kek)
         path = f"keys/{self._name(kek)}"
-        _require(self._post(f"{path}/config", Body(deletion_allowed=True)))
-        _require(self._session.call("delete", f"{self._mount}/{path}", capability="delete"))
+        require(self._post(f"{path}/config", Body(deletion_allowed=True)))
+        require(self._session.call("delete", f"{self._mount}/{path}", capability="delete"))
 
     @override
     def check(self) -> None:
-        path = f"{self._mount}/datakey/plaintext/{self._name('documents')}"
-        if "update" not in self._capabilities([path])[path]:
+        path = f"{self._mount}/datakey/plaintext/{self._name(Purpose.DOCUMENTS)}"
+        if "update" not in capabilities_on(self._ask([path]), path):
             raise KeyAccessDenied(path, "update")
 
     @override
     def missing_permissions(self, keks: Sequence[str]) -> list[str]:
+        """As the protocol says; a policy's limits on parameters are not seen."""
         wanted = {
             f"{self._mount}/{path}": capability
             for kek in keks
             for path, capability in _needed(self._name(kek)).items()
         }
-        found = self._capabilities(list(wanted))
+        answer = self._ask(list(wanted))
         return [
             f"{capability} on {path}"
             for path, capability in wanted.items()
-            if capability not in found[path]
+            if capability not in capabilities_on(answer, path)
         ]
 
-    def _capabilities(self, paths: Sequence[str]) -> dict[str, list[str]]:
-        answer = self._session.call("post", "sys/capabilities-self", Body(paths=list(paths)))
-        _require(answer)
-        everything = ["create", "read", "update", "delete"]
-        return {
-            path: everything if "root" in granted else granted
-            for path in paths
-            for granted in [answer.data.get(path, [])]
-        }
+    def _ask(self, paths: Sequence[str]) -> Answer:
+        answer = self._session.call("post", CAPABILITIES, Body(paths=list(paths)))
+        require(answer)
+        return answer
 
     def _batch(
         self,
@@ -193,7 +192,7 @@ class TransitProvider(KeyProvider):
         opened: Callable[[Mapping[str, Any]], Opened | None],
     ) -> list[Opened | KeyManagementError]:
         """One answer per item; `opened` takes it out of the KMS's result, None where there is none."""
-        sound = [place for place, item in enumerate(items) if _WRAPPED.fullmatch(item.wrapped.text)]
+        sound = [place for place, item in enumerate(items) if is_sound(item.wrapped)]
         answers: list[Opened | None] = [None] * len(items)
         for start in range(0, len(sound), BATCH):
             chunk = sound[start : start + BATCH]
@@ -206,7 +205,7 @@ class TransitProvider(KeyProvider):
             return [answer for answer in answers if answer is not None]
         state = self.describe(kek)
         return [
-            _refusal(state, item) if answer is None else answer
+            refusal(state, item) if answer is None else answer
             for item, answer in zip(items, answers, strict=True)
         ]
 
@@ -223,11 +222,12 @@ class TransitProvider(KeyProvider):
         ]
         path = f"{operation}/{self._name(kek)}"
         answer = self._post(path, Body(**fields, batch_input=inputs))
-        if len(_results(answer)) == len(items):
-            return [opened(result) for result in _results(answer)]
+        # By the count, not the status: a batch without one good item is answered with 400 and its results.
+        if len(results_of(answer)) == len(items):
+            return [opened(result) for result in results_of(answer)]
         self.describe(kek)
-        if len(items) == 1:
-            return [None]
+        if answer.ok or len(items) == 1:
+            raise KeyServiceUnavailable(f"the KMS takes no batch (status {answer.status})")
         # Refused as a whole: too large for this KMS.
         half = len(items) // 2
         return [
@@ -240,18 +240,21 @@ class TransitProvider(KeyProvider):
         answer = self._session.call("get", path, capability="read")
         if answer.status == _NOT_FOUND:
             return None
-        _require(answer)
-        if not isinstance(answer.data.get("latest_version"), int):
-            raise KeyServiceUnavailable("no proper answer; is this address a KMS?")
+        require(answer)
+        key_state(kek, answer.data)  # raises for a page that is no key at all
         return answer.data
 
     def _post(self, path: str, body: Body, **options: Any) -> Answer:
         return self._session.call("post", f"{self._mount}/{path}", body, **options)
 
-    def _require_key(self, kek: str, answer: Answer) -> None:
+    def _wrapped(self, kek: str, answer: Answer) -> WrappedKey:
         if not answer.ok:
             self.describe(kek)
-        _require(answer, "ciphertext")
+        require(answer)
+        wrapped = wrapped_key_of(answer.data)
+        if wrapped is None:
+            raise KeyServiceUnavailable("the KMS gave no wrapped key")
+        return wrapped
 
     def _name(self, kek: str) -> str:
         return self._prefix + kek
@@ -266,35 +269,6 @@ def _needed(name: str) -> dict[str, str]:
         f"keys/{name}": "read",
         **{f"keys/{name}/{change}": "update" for change in changes},
     }
-
-
-def _require(answer: Answer, field: str | None = None) -> None:
-    if not answer.ok or (field is not None and field not in answer.data):
-        raise KeyServiceUnavailable(f"the KMS refuses (status {answer.status})")
-
-
-def _results(answer: Answer) -> Sequence[Mapping[str, Any]]:
-    results = answer.data.get("batch_results")
-    return results if isinstance(results, list) else []
-
-
-def _refusal(state: KeyState, item: BoundKey) -> KeyManagementError:
-    """Why an item did not open."""
-    if not _WRAPPED.fullmatch(item.wrapped.text) or item.wrapped.version >= state.oldest_usable:
-        return DecryptionFailed()
-    return KeyVersionRetired(state.kek, item.wrapped.version)
-
-
-def _wrapped_key(result: Mapping[str, Any]) -> WrappedKey | None:
-    ciphertext = result.get("ciphertext")
-    return WrappedKey(ciphertext) if ciphertext else None
-
-
-def _data_key(result: Mapping[str, Any]) -> DataKey | None:
-    try:
-        return DataKey(base64.b64decode(result["plaintext"], validate=True))
-    except (binascii.Error, KeyError, TypeError, ValueError):
-        return None
 
 
 def _encoded(raw: bytes) -> str:

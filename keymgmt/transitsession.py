@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -19,14 +20,32 @@ import hvac
 import requests
 from hvac.adapters import RawAdapter
 from requests.adapters import HTTPAdapter
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_exponential,
+)
 from typing_extensions import override
 
 from keymgmt.errors import KeyAccessDenied, KeyServiceUnavailable
 
 ATTEMPTS: Final = 3
+ATTEMPTS_SECONDS: Final = 2.0
+"""No attempt is begun after this time; the last one may still take its own."""
+
 RENEW_AFTER: Final = 2 / 3
 """Share of its lease after which a token is renewed."""
+
+FRESH_SECONDS: Final = 60.0
+"""A token this young has the policies that its AppRole has now."""
+
+CAPABILITIES: Final = "sys/capabilities-self"
+"""Answers any living token, if the policy has this path."""
+
+_ANSWERS: Final = frozenset({200, 204, 400, 404, 413})
+"""413: a batch too large for the KMS."""
 
 _TRANSIENT: Final = frozenset({412, 429, 500, 502, 503, 504})
 """412: a standby that lags behind; 500: a node that has just been unsealed; 503: sealed."""
@@ -47,7 +66,7 @@ class Answer:
 
     Attributes:
         status: 200, 204, 400, 404 or 413; with another status no answer is made.
-        data: the part `data` of the JSON; empty without one.
+        data: the part `data` of the JSON, of a login `auth`; empty without one.
     """
 
     status: int
@@ -78,6 +97,10 @@ class _Token:
     def is_due(self) -> bool:
         return time.monotonic() > self.since + self.lease_seconds * RENEW_AFTER
 
+    @property
+    def is_fresh(self) -> bool:
+        return time.monotonic() < self.since + FRESH_SECONDS
+
     @override
     def __repr__(self) -> str:
         return "_Token(****)"
@@ -102,7 +125,8 @@ class TransitSession:
 
         Args:
             address: ``https://HOST:PORT``.
-            secret_id: asked at each login, so that a replaced file counts at once.
+            secret_id: asked at each login, so that a replaced file counts at once; raises
+                `KeyServiceUnavailable` if there is none.
             ca_file: PEM of the authority that signed the KMS's certificate; None: the system's.
         """
         session = requests.Session()
@@ -124,6 +148,7 @@ class TransitSession:
         )
         self._role_id = role_id
         self._secret_id = secret_id
+        self._patience_seconds = connect_seconds + read_seconds
         self._lock = threading.Lock()
         self._token: _Token | None = None
 
@@ -148,7 +173,8 @@ class TransitSession:
         """
         retrying = Retrying(
             retry=retry_if_exception_type(_MayPass),
-            stop=stop_after_attempt(ATTEMPTS if repeatable else 1),
+            stop=stop_after_attempt(ATTEMPTS if repeatable else 1)
+            | stop_after_delay(ATTEMPTS_SECONDS),
             wait=wait_exponential(multiplier=0.1, max=1),
             reraise=True,
         )
@@ -162,38 +188,55 @@ class TransitSession:
         try:
             return self._send(method, path, body, token)
         except _TokenRefused:
-            fresh = self._log_in_instead_of(token)
+            if token.is_fresh and self._lives(token):
+                raise KeyAccessDenied(path, capability) from None
+        fresh = self._log_in_instead_of(token)
         try:
             return self._send(method, path, body, fresh)
         except _TokenRefused:
             raise KeyAccessDenied(path, capability) from None
 
     def _living_token(self) -> _Token:
-        with self._lock:
+        with self._alone():
             if self._token is None:
                 self._token = self._log_in()
             elif self._token.is_due:
                 self._token = self._renewed(self._token)
             return self._token
 
+    def _lives(self, token: _Token) -> bool:
+        """Whether 403 was not about the token: a login for each would pile up tokens at the KMS."""
+        try:
+            return self._send("post", CAPABILITIES, Body(paths=[CAPABILITIES]), token).ok
+        except _TokenRefused:
+            return False
+
     def _log_in_instead_of(self, refused: _Token) -> _Token:
-        with self._lock:
+        with self._alone():
             if self._token is refused:
                 self._token = self._log_in()
             assert self._token is not None
             return self._token
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One thread logs in. While the KMS hangs, the others must not queue up for a time-out each."""
+        if not self._lock.acquire(timeout=self._patience_seconds):
+            raise KeyServiceUnavailable("the KMS does not answer in time")
+        try:
+            yield
+        finally:
+            self._lock.release()
+
     def _log_in(self) -> _Token:
         body = Body(role_id=self._role_id, secret_id=self._secret_id())
-        try:
+        with suppress(_TokenRefused):
             answer = self._send("post", "auth/approle/login", body, None)
-        except _TokenRefused:
-            raise KeyAccessDenied("auth/approle/login", "update") from None
-        if not answer.ok:
-            raise KeyServiceUnavailable(
-                "the KMS refuses the AppRole's credentials: issue a new secret id"
-            )
-        return _token_of(answer)
+            if answer.ok:
+                return _token_of(answer)
+        raise KeyServiceUnavailable(
+            "the KMS refuses the AppRole's credentials: issue a new secret id"
+        )
 
     def _renewed(self, token: _Token) -> _Token:
         """The same token with a new lease, or another one where it nears its end."""
@@ -213,10 +256,8 @@ class TransitSession:
         response = self._response(method, path, body, token)
         if response.status_code == _DENIED:
             raise _TokenRefused
-        content = _json_object(response)
-        data = content.get("data") or content.get("auth") or {}
-        if response.status_code in (200, 204, 400, 404, 413):
-            return Answer(response.status_code, data)
+        if response.status_code in _ANSWERS:
+            return Answer(response.status_code, _data_of(response))
         kind = _MayPass if response.status_code in _TRANSIENT else KeyServiceUnavailable
         raise kind(f"the KMS answers {response.status_code}; is it sealed?")
 
@@ -233,6 +274,8 @@ class TransitSession:
             )
         except requests.Timeout:
             failure = KeyServiceUnavailable("the KMS does not answer in time")
+        except requests.exceptions.SSLError:
+            failure = KeyServiceUnavailable("the KMS's certificate is not one that we trust")
         except (requests.RequestException, OSError, ValueError):
             failure = _MayPass("the KMS cannot be reached")
         else:
@@ -251,10 +294,11 @@ def _token_of(answer: Answer) -> _Token:
         raise KeyServiceUnavailable("the KMS gave no token; is this address one?") from None
 
 
-def _json_object(response: requests.Response) -> Mapping[str, Any]:
-    """The answer's JSON; empty where there is none (204, or something else than a KMS)."""
+def _data_of(response: requests.Response) -> Mapping[str, Any]:
+    """The part that counts of the answer's JSON; empty where there is none, as in a proxy's page."""
     try:
         found = json.loads(response.content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    parts = [found.get("data"), found.get("auth")] if isinstance(found, dict) else []
+    return next((part for part in parts if isinstance(part, dict)), {})

@@ -7,13 +7,21 @@ path "transit/encrypt/strongroom-*"           { capabilities = ["update"] }
 path "transit/decrypt/strongroom-*"           { capabilities = ["update"] }
 path "transit/rewrap/strongroom-*"            { capabilities = ["update"] }
 
-# `create`: the first start makes the KEKs. Take it away afterwards, if somebody else is to make keys.
-path "transit/keys/strongroom-*"              { capabilities = ["create", "read", "update"] }
-path "transit/keys/strongroom-+/rotate"       { capabilities = ["update"] }
-
-# Retirement and crypto-shredding. Without these two, `key retire` and `key shred` are refused, and all else works.
-path "transit/keys/strongroom-+/config"       { capabilities = ["update"] }
-path "transit/keys/strongroom-+/trim"         { capabilities = ["update"] }
+# To create a key, rotate it, configure it and trim it: paths that no pattern tells apart (`+` stands for a whole part
+# of a path only), so the parameters do. Others, with which a key could be exported or deleted, are refused.
+path "transit/keys/strongroom-*" {
+  capabilities = ["read", "update"]
+  allowed_parameters = {
+    "type"                   = ["aes256-gcm96"]
+    "derived"                = [true]
+    "exportable"             = [false]
+    "allow_plaintext_backup" = [false]
+    # Retirement and crypto-shredding. Without these three, `key retire` and `key shred` are refused, and all else works.
+    "min_decryption_version" = []
+    "min_encryption_version" = []
+    "min_available_version"  = []
+  }
+}
 
 # Its own token, and what `strongroom doctor` asks.
 path "auth/token/renew-self"                  { capabilities = ["update"] }

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import json
 import logging
+import socket
+import ssl
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from keymgmt.datakey import DataKey
 from keymgmt.errors import (
     DecryptionFailed,
     KeyAccessDenied,
     KeyManagementError,
+    KeyNotFound,
     KeyServiceUnavailable,
 )
 from keymgmt.provider import BoundKey, KeyProvider, WrappedKey
 from keymgmt.transit import BATCH, TransitProvider
-from keymgmt.transitsession import Answer, Body, TransitSession
+from keymgmt.transitsession import FRESH_SECONDS, Body, TransitSession
 from tests.servers.canned import CannedServer, Request, answer, canned
 from tests.servers.kms import POLICIES, VaultServer
 
@@ -91,6 +100,27 @@ def test_a_kms_that_hangs_is_given_up_after_the_time_out(
     keys.unwrap(KEK, CONTEXT, wrapped)
 
 
+def test_callers_of_a_kms_that_hangs_wait_beside_each_other_not_in_a_queue(
+    vault: VaultServer,
+) -> None:
+    """The first of them logs in. Twelve time-outs one after the other would be six seconds."""
+    keys = vault.provider(connect_seconds=0.5, read_seconds=0.5)
+    vault.hang()
+    try:
+        with ThreadPoolExecutor(12) as pool:
+            took = list(pool.map(lambda _: seconds_until_unavailable(keys), range(12)))
+    finally:
+        vault.go_on()
+    assert max(took) < 3
+
+
+def seconds_until_unavailable(keys: KeyProvider) -> float:
+    began = time.monotonic()
+    with pytest.raises(KeyServiceUnavailable, match="in time"):
+        keys.check()
+    return time.monotonic() - began
+
+
 def test_a_revoked_token_is_replaced_in_mid_flight(
     vault: VaultServer, keys: TransitProvider, wrapped: WrappedKey
 ) -> None:
@@ -99,7 +129,7 @@ def test_a_revoked_token_is_replaced_in_mid_flight(
 
 
 def test_a_token_is_renewed_and_then_replaced_before_it_dies(vault: VaultServer) -> None:
-    role_id, secret_id = vault.short_lived_role(2)
+    role_id, secret_id = vault.role("service", token_ttl="2s", token_max_ttl="4s")
     logins = []
 
     def asked() -> str:
@@ -123,6 +153,16 @@ def test_a_wrong_secret_id_says_what_to_do_and_not_what_it_was(vault: VaultServe
     with pytest.raises(KeyServiceUnavailable, match="new secret id") as refused:
         session.call("get", "transit/keys/strongroom-x")
     assert "CANARY" not in everything_said(refused.value)
+
+
+def test_a_secret_id_that_is_used_up_says_what_to_do(vault: VaultServer) -> None:
+    role_id, secret_id = vault.role("service", secret_id_num_uses=1)
+    session = TransitSession(vault.address, role_id=role_id, secret_id=lambda: secret_id)
+    keys = TransitProvider(session)
+    keys.check()
+    vault.revoke_all_tokens()
+    with pytest.raises(KeyServiceUnavailable, match="new secret id"):
+        keys.check()
 
 
 def test_a_replaced_secret_id_counts_at_the_next_login(vault: VaultServer) -> None:
@@ -150,6 +190,29 @@ def test_a_missing_permission_is_named(vault: VaultServer, keys: TransitProvider
     assert keys.missing_permissions([KEK]) == []
 
 
+def test_calls_that_are_denied_again_and_again_log_in_once_a_minute(vault: VaultServer) -> None:
+    """Each login leaves a token at the KMS for an hour; none would miss that the role got a policy."""
+    role_id, secret_id = vault.role("drill")
+    logins = []
+
+    def asked() -> str:
+        logins.append(1)
+        return secret_id
+
+    session = TransitSession(vault.address, role_id=role_id, secret_id=asked)
+    drill = TransitProvider(session)
+    for expected in (1, 2):
+        for _ in range(5):
+            with pytest.raises(KeyAccessDenied):
+                drill.generate_data_key(KEK, CONTEXT)
+        assert len(logins) == expected
+        assert session._token is not None
+        session._token.since -= FRESH_SECONDS
+
+
+# The policies of docs/policies
+
+
 def test_a_drill_s_policy_unwraps_and_changes_nothing(vault: VaultServer) -> None:
     owner = TransitProvider(vault.session("service"))
     owner.create_key(KEK)
@@ -162,9 +225,44 @@ def test_a_drill_s_policy_unwraps_and_changes_nothing(vault: VaultServer) -> Non
 
 
 def test_the_service_s_policy_destroys_no_key(keys: TransitProvider) -> None:
-    with pytest.raises((KeyAccessDenied, KeyServiceUnavailable)):
+    with pytest.raises(KeyAccessDenied):
         keys.destroy_key(KEK)
     keys.describe(KEK)
+
+
+@pytest.mark.parametrize("path", ["keys/{name}/config", "keys/{name}-another"])
+@pytest.mark.parametrize("field", ["exportable", "allow_plaintext_backup", "deletion_allowed"])
+def test_the_service_s_policy_gives_no_key_away(
+    keys: TransitProvider, path: str, field: str
+) -> None:
+    with pytest.raises(KeyAccessDenied):
+        keys._post(path.format(name=keys._name(KEK)), Body(**{field: True}))
+
+
+def test_without_the_three_minima_in_its_policy_a_service_rotates_and_destroys_nothing(
+    vault: VaultServer,
+) -> None:
+    rules = (POLICIES / "service.hcl").read_text(encoding="utf-8")
+    without = "\n".join(line for line in rules.splitlines() if '"min_' not in line)
+    vault.set_policy("without-minima", without)
+    keys = vault.provider("without-minima")
+    keys.create_key(KEK)
+    assert keys.rotate(KEK) == 2
+    with pytest.raises(KeyAccessDenied, match="/config"):
+        keys.retire(KEK, below=2)
+    assert keys.describe(KEK).oldest_usable == 1
+
+
+def test_a_destroyer_s_policy_destroys_and_does_nothing_else(
+    vault: VaultServer, keys: TransitProvider, wrapped: WrappedKey
+) -> None:
+    destroyer = TransitProvider(vault.session("destroyer"), prefix=keys._prefix)
+    for call in ("generate", "wrap", "unwrap", "rewrap batch"):
+        with pytest.raises(KeyAccessDenied):
+            CALLS[call](destroyer, wrapped)
+    destroyer.destroy_key(KEK)
+    with pytest.raises(KeyNotFound):
+        keys.describe(KEK)
 
 
 def test_a_key_that_could_be_exported_is_refused(vault: VaultServer) -> None:
@@ -201,6 +299,20 @@ def test_a_batch_of_many_keeps_its_order(keys: TransitProvider) -> None:
     ]
 
 
+def test_a_batch_too_large_for_the_kms_is_sent_in_parts(vault: VaultServer) -> None:
+    """A listener may limit requests; OpenBao also limits the strings in one."""
+    keys = vault.provider(address=vault.small_address)
+    keys.create_key(KEK)
+    made = [keys.generate_data_key(KEK, CONTEXT) for _ in range(60)]
+    items = [BoundKey(wrapped, CONTEXT) for _, wrapped in made]
+    items.insert(7, BoundKey(made[0][1], b"elsewhere"))
+    opened = keys.unwrap_batch(KEK, items)
+    assert isinstance(opened.pop(7), DecryptionFailed)
+    assert [encoded(each) for each in opened if isinstance(each, DataKey)] == [
+        encoded(key) for key, _ in made
+    ]
+
+
 # A KMS that lies
 
 
@@ -229,6 +341,8 @@ def liar() -> Iterator[Callable[[bytes], tuple[CannedServer, TransitProvider]]]:
         yield make
 
 
+STATE = {"latest_version": 1, "min_decryption_version": 1, "min_available_version": 0}
+
 LIES: dict[str, tuple[int, object, str]] = {
     "429": (429, {"errors": ["slow down"]}, "application/json"),
     "500": (500, {"errors": ["local node not active"]}, "application/json"),
@@ -237,6 +351,9 @@ LIES: dict[str, tuple[int, object, str]] = {
     "a login page": (200, "<html>log in</html>", "text/html"),
     "an empty answer": (200, {}, "application/json"),
     "a list": (200, ["x"], "application/json"),
+    "data that is a list": (200, {"data": ["x"]}, "application/json"),
+    "versions that are no numbers": (200, {"data": dict.fromkeys(STATE, "x")}, "application/json"),
+    "brackets without end": (200, "[" * 100_000, "application/json"),
     "a redirect": (307, "", "text/html"),
     "403": (403, {"errors": ["permission denied"]}, "application/json"),
     "400": (400, {"errors": ["no"]}, "application/json"),
@@ -244,7 +361,7 @@ LIES: dict[str, tuple[int, object, str]] = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-@pytest.mark.parametrize("call", ["generate", "unwrap", "rewrap batch", "rotate"])
+@pytest.mark.parametrize("call", CALLS)
 def test_whatever_a_kms_answers_no_foreign_exception_comes_out(
     liar: Callable[[bytes], tuple[CannedServer, TransitProvider]], lie: str, call: str
 ) -> None:
@@ -254,10 +371,31 @@ def test_whatever_a_kms_answers_no_foreign_exception_comes_out(
     assert "CANARY" not in everything_said(refused.value)
 
 
+@pytest.mark.parametrize("results", [None, [], ["x"], [None], [{}, {}]])
+@pytest.mark.parametrize("call", ["unwrap batch", "rewrap batch"])
+def test_an_answer_without_results_is_not_taken_for_damaged_keys(
+    liar: Callable[[bytes], tuple[CannedServer, TransitProvider]], call: str, results: object
+) -> None:
+    _, keys = liar(said_as(200, {"data": {**STATE, "batch_results": results}}))
+    with pytest.raises(KeyServiceUnavailable):
+        CALLS[call](keys, WrappedKey("vault:v1:AAAA"))
+
+
+@pytest.mark.parametrize("ciphertext", [5, None, "", "nonsense", "vault:v1:", "vault:v1:AAAA\n"])
+@pytest.mark.parametrize("call", ["generate", "wrap"])
+def test_a_wrapped_key_that_could_not_be_unwrapped_again_is_not_handed_out(
+    liar: Callable[[bytes], tuple[CannedServer, TransitProvider]], call: str, ciphertext: object
+) -> None:
+    data = {"plaintext": encoded(DataKey.generate()), "ciphertext": ciphertext}
+    _, keys = liar(said_as(200, {"data": data}))
+    with pytest.raises(KeyServiceUnavailable, match="no wrapped key"):
+        CALLS[call](keys, WrappedKey("vault:v1:AAAA"))
+
+
 def test_a_data_key_of_another_size_is_refused(
     liar: Callable[[bytes], tuple[CannedServer, TransitProvider]],
 ) -> None:
-    data = {"plaintext": "AAAA", "ciphertext": "vault:v1:AAAA", "latest_version": 1}
+    data = {"plaintext": "AAAA", "ciphertext": "vault:v1:AAAA", **STATE}
     _, keys = liar(said_as(200, {"data": {**data, "batch_results": [data]}}))
     with pytest.raises(KeyServiceUnavailable):
         keys.generate_data_key(KEK, CONTEXT)
@@ -277,27 +415,53 @@ def test_only_what_may_be_repeated_is_repeated(
     assert count(server, "rotate") == 1
 
 
-def test_a_kms_that_takes_no_large_batch_is_sent_smaller_ones(
-    vault: VaultServer, keys: TransitProvider
-) -> None:
-    """As OpenBao does: more than so many strings in one request are refused."""
-    made = [keys.generate_data_key(KEK, CONTEXT) for _ in range(5)]
-    sizes = []
-    session = keys._session
-    original = session.call
+def test_only_the_named_authority_is_trusted(tmp_path: Path) -> None:
+    certificate, key = self_made_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    listener = context.wrap_socket(socket.create_server(("127.0.0.1", 0)), server_side=True)
 
-    def call(method: str, path: str, body: Body | None = None, **options: Any) -> Answer:
-        items = body.fields.get("batch_input", []) if body else []
-        sizes.extend([len(items)] if items else [])
-        return Answer(400, {}) if len(items) > 2 else original(method, path, body, **options)
+    def respond(request: Request) -> bytes:
+        return said_as(200, LOGIN if request.target.endswith("login") else {"data": STATE})
 
-    session.call = call  # type: ignore[method-assign]
-    opened = keys.unwrap_batch(KEK, [BoundKey(wrapped, CONTEXT) for _, wrapped in made])
-    assert [encoded(each) for each in opened if isinstance(each, DataKey)] == [
-        encoded(key) for key, _ in made
-    ]
-    assert sizes[0] == 5
-    assert max(sizes[1:]) <= 3
+    with listener:
+        server = CannedServer(respond, listener=listener)
+        address = f"https://{server.endpoint}"
+        threading.Thread(target=server.serve, daemon=True).start()
+        assert tls_keys(address, certificate).describe(KEK).latest == 1
+        with pytest.raises(KeyServiceUnavailable, match="certificate"):
+            tls_keys(address, None).describe(KEK)
+
+
+def tls_keys(address: str, ca_file: Path | None) -> TransitProvider:
+    return TransitProvider(
+        TransitSession(address, role_id="r", secret_id=lambda: "s", ca_file=ca_file, read_seconds=1)
+    )
+
+
+def self_made_certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1, signed by itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a KMS for tests")])
+    host = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    now = datetime.fromtimestamp(time.time(), UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([host]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    paths = folder / "certificate.pem", folder / "key.pem"
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return paths
 
 
 def test_proxies_of_the_environment_are_not_asked(

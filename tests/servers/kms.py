@@ -27,6 +27,7 @@ POLICIES = Path(__file__).parents[2] / "docs" / "policies"
 _CONFIG = """
 storage "raft" {{ path = "{folder}/raft" node_id = "a" }}
 listener "tcp" {{ address = "127.0.0.1:{port}" tls_disable = true }}
+listener "tcp" {{ address = "127.0.0.1:{small_port}" tls_disable = true max_request_size = 4096 }}
 api_addr = "http://127.0.0.1:{port}"
 cluster_addr = "http://127.0.0.1:{cluster_port}"
 disable_mlock = true
@@ -41,18 +42,29 @@ class VaultServer:
         self._binary = binary
         self._folder = folder
         self._port = free_port()
+        self._small_port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._unseal_key = ""
         self._root_token = ""
         (folder / "raft").mkdir()
         (folder / "config.hcl").write_text(
-            _CONFIG.format(folder=folder, port=self._port, cluster_port=free_port())
+            _CONFIG.format(
+                folder=folder,
+                port=self._port,
+                small_port=self._small_port,
+                cluster_port=free_port(),
+            )
         )
 
     @property
     def address(self) -> str:
         """For clients."""
         return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def small_address(self) -> str:
+        """Another listener of it, which takes requests of 4 KiB at most."""
+        return f"http://127.0.0.1:{self._small_port}"
 
     def start(self) -> None:
         """Start it; initialised, unsealed and set up when this returns."""
@@ -97,30 +109,17 @@ class VaultServer:
         self._root().sys.submit_unseal_key(self._unseal_key)
         self._wait_for(lambda: self._root().sys.list_mounted_secrets_engines() is not None)
 
-    def role(self, *policies: str) -> tuple[str, str]:
-        """A new AppRole with policies of docs/policies: its role id and a secret id."""
-        name, client = f"role-{secrets.token_hex(6)}", self._root()
-        client.auth.approle.create_or_update_approle(
-            name, token_policies=list(policies), token_ttl="1h", token_no_default_policy=True
-        )
-        return self._role_id(name), self.new_secret_id(name)
+    def role(self, *policies: str, **options: Any) -> tuple[str, str]:
+        """A new AppRole with policies of docs/policies: its role id and a secret id.
 
-    def short_lived_role(self, seconds: int) -> tuple[str, str]:
-        """An AppRole for the service whose tokens live `seconds`, twice that at most."""
-        name = f"role-{secrets.token_hex(6)}"
-        self._root().auth.approle.create_or_update_approle(
-            name,
-            token_policies=["service"],
-            token_ttl=f"{seconds}s",
-            token_max_ttl=f"{2 * seconds}s",
-            token_no_default_policy=True,
-        )
-        return self._role_id(name), self.new_secret_id(name)
-
-    def new_secret_id(self, role: str) -> str:
-        """Another secret id for a role."""
-        answer = self._root().auth.approle.generate_secret_id(role)
-        return str(answer["data"]["secret_id"])
+        Args:
+            options: as Vault's API calls them, beside a `token_ttl` of an hour.
+        """
+        name, approle = f"role-{secrets.token_hex(6)}", self._root().auth.approle
+        given = {"token_ttl": "1h", "token_no_default_policy": True, **options}
+        approle.create_or_update_approle(name, token_policies=list(policies), **given)
+        role_id = approle.read_role_id(name)["data"]["role_id"]
+        return role_id, approle.generate_secret_id(name)["data"]["secret_id"]
 
     def set_policy(self, name: str, rules: str) -> None:
         """A policy of a test's own, or a replacement."""
@@ -137,7 +136,8 @@ class VaultServer:
     def session(self, *policies: str, **options: Any) -> TransitSession:
         """A session of an AppRole with these policies, by default the service's."""
         role_id, secret_id = self.role(*(policies or ("service",)))
-        return TransitSession(self.address, role_id=role_id, secret_id=lambda: secret_id, **options)
+        address = options.pop("address", self.address)
+        return TransitSession(address, role_id=role_id, secret_id=lambda: secret_id, **options)
 
     def provider(self, *policies: str, **options: Any) -> TransitProvider:
         """Our adapter, with key names of its own in the one mount."""
@@ -153,9 +153,6 @@ class VaultServer:
         client.sys.enable_auth_method("approle")
         for policy in POLICIES.glob("*.hcl"):
             client.sys.create_or_update_policy(policy.stem, policy.read_text(encoding="utf-8"))
-
-    def _role_id(self, name: str) -> str:
-        return str(self._root().auth.approle.read_role_id(name)["data"]["role_id"])
 
     def _root(self) -> hvac.Client:
         session = requests.Session()
