@@ -30,7 +30,7 @@ from keymgmt.binding import associated_data
 from keymgmt.provider import Purpose, WrappedKey
 from keymgmt.rootkey import load_root_key
 from tests.api.helpers import named, upload
-from tests.process import PROGRAM, ServeProcess
+from tests.process import PROGRAM, ServeProcess, wait_until
 from vault.tables import versions
 
 ID_NUMBER: Final = "110101199003070000"
@@ -276,6 +276,8 @@ def _break_off(client: httpx.Client, done: Exercised) -> None:
 def _damage_and_fetch(client: httpx.Client, done: Exercised) -> None:
     content = done.canary.content(9 * 2**20)
     first, later, gone = (upload(client, content, name=done.canary.name)["id"] for _ in range(3))
+    # Or the worker meets the damage too, and counts it.
+    assert wait_until(lambda: all(_is_copied(client, each) for each in (first, later, gone)), 60)
     _flip(_object_of(done.serve, client, first), 5_000)
     _flip(_object_of(done.serve, client, later), 6 * 2**20)
     _object_of(done.serve, client, gone).unlink()
@@ -284,6 +286,11 @@ def _damage_and_fetch(client: httpx.Client, done: Exercised) -> None:
         done.answers.append(_expected(answer, 500))
     with pytest.raises(httpx.RemoteProtocolError):
         client.get(f"/v1/documents/{later}/content")
+
+
+def _is_copied(client: httpx.Client, document_id: str) -> bool:
+    version = client.get(f"/v1/documents/{document_id}").json()["version"]
+    return bool(version["durable_on"] == ["a", "b"])
 
 
 def _object_of(serve: ServeProcess, client: httpx.Client, document_id: str) -> Path:
