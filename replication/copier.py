@@ -7,11 +7,11 @@ proof. Repeating any of it is harmless.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Mapping
 
 from vault.journal import Operation, Task
 from vault.objects.keys import object_key
+from vault.objects.reading import parts, sha256_of
 from vault.objects.store import PART_SIZE_BYTES, ObjectStore, PartUpload
 
 
@@ -53,7 +53,7 @@ class Copier:
         if _send(source, target, key, task.size_bytes or 0) != task.sha256:
             target.delete(key)
             raise CopyDiffers(source.site)
-        if _digest(target, key) != task.sha256:
+        if sha256_of(target, key) != task.sha256:
             target.delete(key)
             raise CopyDiffers(target.site)
 
@@ -62,7 +62,7 @@ def _send(source: ObjectStore, target: ObjectStore, key: str, size_bytes: int) -
     """Stream one object over; returns the digest of what was read at the source."""
     digest = hashlib.sha256()
     if size_bytes <= PART_SIZE_BYTES:
-        body = b"".join(bytes(part) for part in _parts(source, key))
+        body = b"".join(bytes(part) for part in parts(source, key))
         digest.update(body)
         target.put(key, body)
         return digest.digest()
@@ -76,22 +76,7 @@ def _send(source: ObjectStore, target: ObjectStore, key: str, size_bytes: int) -
 
 
 def _send_parts(upload: PartUpload, source: ObjectStore, key: str, digest: hashlib._Hash) -> None:
-    for number, part in enumerate(_parts(source, key), start=1):
+    for number, part in enumerate(parts(source, key), start=1):
         digest.update(part)
         upload.put_part(number, part)
     upload.complete()
-
-
-def _digest(store: ObjectStore, key: str) -> bytes:
-    digest = hashlib.sha256()
-    for part in _parts(store, key):
-        digest.update(part)
-    return digest.digest()
-
-
-def _parts(store: ObjectStore, key: str) -> Iterator[memoryview]:
-    """The object in pieces of `PART_SIZE_BYTES`; each is valid until the next is asked for."""
-    buffer = memoryview(bytearray(PART_SIZE_BYTES))
-    with closing(store.open(key)) as reader:
-        while size := reader.readinto(buffer):
-            yield buffer[:size]

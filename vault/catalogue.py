@@ -13,7 +13,6 @@ catalogue/<epoch, 8 digits>-<when, UTC>/keys      sealed as documents are (Tink 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
@@ -31,7 +30,8 @@ from keymgmt.provider import KeyProvider, Purpose, WrappedKey
 from vault import clock
 from vault.errors import IntegrityFailure
 from vault.objects.pipeline import ObjectWriter
-from vault.objects.store import PART_SIZE_BYTES, ObjectMissing, ObjectStore, StoreError
+from vault.objects.reading import sha256_of
+from vault.objects.store import ObjectMissing, ObjectStore, StoreError
 from vault.wrapped_keys import StoredKey
 
 PREFIX: Final = "catalogue/"
@@ -101,7 +101,8 @@ class Catalogue:
         kek_version = self._keys.describe(Purpose.DOCUMENTS).latest
         about = {"epoch": epoch, "kek_version": kek_version, "written_at": now.isoformat()}
         for store, header in self._write_lines(f"{folder}/keys", about, batches):
-            _read_back(store, f"{folder}/keys", header)
+            if sha256_of(store, f"{folder}/keys").hex() != header.sha256:
+                raise IntegrityFailure
             store.put(f"{folder}/header", json.dumps(asdict(header)).encode())
             _delete_all_but(store, folder)
 
@@ -223,15 +224,6 @@ def _delete_all_but(store: ObjectStore, folder: str) -> None:
 
 def _line(key: StoredKey) -> str:
     return f"{key.document_id} {key.number} {key.version_id} {key.bound.wrapped.text}\n"
-
-
-def _read_back(store: ObjectStore, key: str, header: Header) -> None:
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(PART_SIZE_BYTES))
-    with closing(store.open(key)) as reader:
-        while size := reader.readinto(buffer):
-            digest.update(buffer[:size])
-    if digest.hexdigest() != header.sha256:
-        raise IntegrityFailure
 
 
 def _headers(store: ObjectStore) -> Iterator[tuple[str, Header]]:

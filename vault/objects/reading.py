@@ -1,0 +1,25 @@
+"""Reading whole objects in bounded memory: to copy them, or to see that they are what they should be."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import closing
+
+from vault.objects.store import PART_SIZE_BYTES, ObjectStore
+
+
+def parts(store: ObjectStore, key: str) -> Iterator[memoryview]:
+    """The object in pieces of `PART_SIZE_BYTES`; each is valid until the next is asked for."""
+    buffer = memoryview(bytearray(PART_SIZE_BYTES))
+    with closing(store.open(key)) as reader:
+        while size := reader.readinto(buffer):
+            yield buffer[:size]
+
+
+def sha256_of(store: ObjectStore, key: str) -> bytes:
+    """The digest of the object as the store gives it back."""
+    digest = hashlib.sha256()
+    for part in parts(store, key):
+        digest.update(part)
+    return digest.digest()
