@@ -133,7 +133,11 @@ def build(settings: Settings) -> Iterator[Services]:
         rows = UploadRows(database, settings.local_site)
         rows.start(alone=settings.is_embedded)
         stack.callback(rows.stop)
-        yield _wire(settings, vault_id, database, stores, keys, drill_keys, executor, rows)
+        services = _wire(settings, vault_id, database, stores, keys, drill_keys, executor, rows)
+        services.keks.reconcile()
+        if settings.is_embedded:
+            services.job_runner.take_over_all()
+        yield services
 
 
 def _wire(
@@ -155,35 +159,23 @@ def _wire(
     catalogue = Catalogue(vault_id, keys, stores, executor)
     signing_keys = SigningKeys(database, keys)
     wrapped_keys = WrappedKeys(database, vault_id)
-    keks = Keks(
-        database,
-        keys,
-        move={
-            Purpose.LOG: signing_keys.reseal,
-            Purpose.BACKUPS: lambda: catalogue.rewrite(wrapped_keys.batches()),
-        },
-    )
-    keks.reconcile()
+    keks = _keks(database, keys, signing_keys, catalogue, wrapped_keys)
     rewrap = Rewrap(keys, wrapped_keys)
-    shred = Shred(
-        database=database,
-        vault_id=vault_id,
-        keys=keys,
-        keks=keks,
-        wrapped_keys=wrapped_keys,
-        rewrap=rewrap,
-        catalogue=catalogue,
-        signing_keys=signing_keys,
-        cache=cache,
-    )
     works = {
         JobKind.REWRAP: rewrap.run,
         JobKind.DRILL: KeyDrill(drill_keys, wrapped_keys).run,
-        JobKind.SHRED: shred.run,
+        JobKind.SHRED: Shred(
+            database=database,
+            vault_id=vault_id,
+            keys=keys,
+            keks=keks,
+            wrapped_keys=wrapped_keys,
+            rewrap=rewrap,
+            catalogue=catalogue,
+            signing_keys=signing_keys,
+            cache=cache,
+        ).run,
     }
-    job_runner = JobRunner(database, works)
-    if settings.is_embedded:
-        job_runner.take_over_all()
     return Services(
         settings=settings,
         vault_id=vault_id,
@@ -204,13 +196,31 @@ def _wire(
         sweep=Sweep(database, stores),
         idempotency=IdempotencyKeys(database),
         jobs=Jobs(database),
-        job_runner=job_runner,
+        job_runner=JobRunner(database, works),
         keks=keks,
         unwrap_cache=cache,
         key_export=KeyExport(database, document_keys),
         signing_keys=signing_keys,
         epochs=Epochs(database),
         rejoin=Rejoin(database, keys, catalogue),
+    )
+
+
+def _keks(
+    database: Database,
+    keys: KeyProvider,
+    signing_keys: SigningKeys,
+    catalogue: Catalogue,
+    wrapped_keys: WrappedKeys,
+) -> Keks:
+    """The KEKs, and who moves what they wrap when their old versions go."""
+    return Keks(
+        database,
+        keys,
+        move={
+            Purpose.LOG: signing_keys.reseal,
+            Purpose.BACKUPS: lambda: catalogue.rewrite(wrapped_keys.batches()),
+        },
     )
 
 

@@ -71,9 +71,10 @@ class TransitProvider(KeyProvider):
         Raises:
             KeyServiceUnavailable: a key of this name is there that is not as ours have to be.
         """
-        if self._read(kek) is None:
+        found = self._read(kek)
+        if found is None:
             require(self._post(f"keys/{self._name(kek)}", Body(**_KIND)))
-        found = self._read(kek) or {}
+            found = self._read(kek) or {}
         if any(found.get(name) != value for name, value in _KIND.items()):
             raise KeyServiceUnavailable(
                 f"the KMS has a key for {kek!r} that is not derived or can be exported: remove it"

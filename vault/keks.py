@@ -20,7 +20,8 @@ from sqlalchemy.dialects.postgresql import insert
 from keymgmt.provider import KeyProvider, Purpose
 from vault.access.authorise import require
 from vault.access.policy import Action
-from vault.accesslog.event import AccessEvent, Actor, EventType, record
+from vault.accesslog.event import AccessEvent, Actor, EventType
+from vault.accesslog.writer import AccessLog
 from vault.database import DanglingReference, Database
 from vault.errors import KeyVersionInUse, VaultError
 from vault.tables import kek_versions, versions
@@ -67,14 +68,14 @@ class Keks:
     ) -> None:
         """`move` brings what is wrapped under the KEK of a purpose under its newest version."""
         self._database = database
+        self._access_log = AccessLog(database)
         self._keys = keys
         self._move = move
 
     def list(self, actor: Actor) -> list[KekStatus]:
         """All KEKs, one for each purpose. Raises: NotAllowed, KeyServiceUnavailable."""
         require(actor.caller, Action.KEY_LIST)
-        with self._database.transaction() as connection:
-            record(connection, AccessEvent(EventType.KEKS_LISTED, actor))
+        self._access_log.write(AccessEvent(EventType.KEKS_LISTED, actor))
         return [self.status(purpose) for purpose in Purpose]
 
     def status(self, purpose: Purpose) -> KekStatus:
@@ -151,14 +152,17 @@ class Keks:
             KeysRolledBack: documents are wrapped under versions that the KMS does not have.
             KeyServiceUnavailable, DatabaseUnavailable.
         """
-        self.adopt()
         state = self._keys.describe(Purpose.DOCUMENTS)
-        if max(self._in_use(), default=0) > state.latest:
+        self._announce(state.latest)
+        number = kek_versions.c.version
+        query = select(func.min(number).label("oldest"), func.max(number).label("newest"))
+        known = self._database.execute(query, {})[0]
+        # One that was only announced, before a crash, is in no row; all rows are read to tell just then.
+        if known.newest > state.latest and max(self._in_use(), default=0) > state.latest:
             raise KeysRolledBack
-        oldest = self._database.execute(select(func.min(kek_versions.c.version)), {})[0][0]
-        if state.oldest_kept < oldest <= state.latest:
+        if state.oldest_kept < known.oldest <= state.latest:
             _log.warning("KEK versions that were retired are there again; they are destroyed anew")
-            self.retire(None, Purpose.DOCUMENTS, below=oldest)
+            self.retire(None, Purpose.DOCUMENTS, below=known.oldest)
 
     def adopt(self) -> None:
         """Announce the newest version, if it was made at the KMS and not here.
@@ -191,8 +195,7 @@ class Keks:
     def _note(self, kind: EventType, actor: Actor | None, purpose: Purpose, version: int) -> None:
         """Before the act: the KMS takes part in no transaction, and no act goes without an event."""
         detail = {"purpose": purpose.value, "version": version}
-        with self._database.transaction() as connection:
-            record(connection, AccessEvent(kind, actor, detail=detail))
+        self._access_log.write(AccessEvent(kind, actor, detail=detail))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -140,8 +140,7 @@ class Shred:
 
     def _begin(self, run: JobRun) -> dict[str, Any]:
         """Rotate, and write down under which version the survivors will live."""
-        probe_key, probe = self._keys.generate_data_key(Purpose.DOCUMENTS, _PROBE)
-        del probe_key
+        _, probe = self._keys.generate_data_key(Purpose.DOCUMENTS, _PROBE)
         target = self._keks.rotate(None, Purpose.DOCUMENTS)
         place = {"epoch": self._open_epoch(target), "target": target, "probe": probe.text}
         run.report(done=0, total=self._wrapped_keys.count(below=target), place=place)
