@@ -10,14 +10,20 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from keymgmt.provider import Purpose
-from vault.jobs import Job, JobKind, JobState
-from vault.keks import KekStatus
-from vault.keyexport import ExportedKey
-from vault.shred import Epoch, ReleasedVersion
+from vault.jobs import JobKind, JobState
 from vault.signing_keys import PublishedKey
 
 
-class KekShape(BaseModel):
+class _Fields(BaseModel):
+    """A shape that publishes fields of a thing under their own names, and no others of it."""
+
+    @classmethod
+    def of(cls, found: object) -> Self:
+        """The shape of `found`."""
+        return cls.model_validate(found, from_attributes=True)
+
+
+class KekShape(_Fields):
     """One KEK; `in_use` counts stored versions by KEK version (purpose documents)."""
 
     purpose: Purpose
@@ -26,13 +32,8 @@ class KekShape(BaseModel):
     oldest_kept: int
     in_use: Mapping[int, int]
 
-    @classmethod
-    def of(cls, kek: KekStatus) -> Self:
-        """The shape of a KEK."""
-        return cls(**vars(kek))
 
-
-class JobShape(BaseModel):
+class JobShape(_Fields):
     """One job; `rate` is in units a second, `seconds_left` at that rate."""
 
     id: UUID
@@ -49,13 +50,8 @@ class JobShape(BaseModel):
     created_by: UUID | None
     finished_at: datetime | None
 
-    @classmethod
-    def of(cls, job: Job) -> Self:
-        """The shape of a job."""
-        return cls(**vars(job))
 
-
-class ReleasedVersionShape(BaseModel):
+class ReleasedVersionShape(_Fields):
     """A purged version that waits for a shred epoch."""
 
     id: UUID
@@ -63,13 +59,8 @@ class ReleasedVersionShape(BaseModel):
     number: int
     released_at: datetime
 
-    @classmethod
-    def of(cls, released: ReleasedVersion) -> Self:
-        """The shape of a released version."""
-        return cls(**vars(released))
 
-
-class EpochShape(BaseModel):
+class EpochShape(_Fields):
     """One shred epoch; `certificate` is a DSSE envelope, signed with a key of /v1/keys/public."""
 
     number: int
@@ -77,11 +68,6 @@ class EpochShape(BaseModel):
     began_at: datetime
     finished_at: datetime | None
     certificate: Mapping[str, Any] | None
-
-    @classmethod
-    def of(cls, epoch: Epoch) -> Self:
-        """The shape of an epoch."""
-        return cls(**vars(epoch))
 
 
 class PublicKeysShape(BaseModel):
@@ -104,7 +90,7 @@ class PublicKeysShape(BaseModel):
         )
 
 
-class ExportedKeyShape(BaseModel):
+class ExportedKeyShape(_Fields):
     """Everything that opens one stored object without Strongroom (docs/exit.md)."""
 
     keyset: Mapping[str, Any]
@@ -112,8 +98,3 @@ class ExportedKeyShape(BaseModel):
     object_key: str
     ciphertext_sha256: str
     size_bytes: int
-
-    @classmethod
-    def of(cls, exported: ExportedKey) -> Self:
-        """The shape of an exported key."""
-        return cls(**vars(exported))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import make_url
 
 from api.bootstrap import Services, build
@@ -69,6 +69,14 @@ def database_urls(postgres: EmbeddedPostgres, template: str) -> Iterator[Databas
     with admin.connect() as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
     admin.dispose()
+
+
+@pytest.fixture
+def owner(database_urls: DatabaseUrls) -> Iterator[Engine]:
+    """The test's database with the owner's rights, which the service never has."""
+    engine = create_engine(database_urls.owner)
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture

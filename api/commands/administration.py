@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from urllib.parse import quote
 from uuid import UUID
 
@@ -14,8 +14,9 @@ from api.commands.output import (
     PageSize,
     PageToken,
     connected,
+    post,
     show,
-    show_pages,
+    show_list,
 )
 
 principal = typer.Typer(help="Applications and people that act.", no_args_is_help=True)
@@ -61,7 +62,7 @@ def add_principal(
 ) -> None:
     """Add a principal. Example: strongroom principal add crm --scope read --scope write --department sales"""
     body = {"name": name, "scopes": scopes, "department": department}
-    _post(context, as_json, "/v1/principals", body)
+    post(context, as_json, "/v1/principals", body)
 
 
 @principal.command("list")
@@ -74,13 +75,13 @@ def list_principals(
 ) -> None:
     """List principals. Example: strongroom principal list --all"""
     options = {"page_size": page_size, "page_token": page_token}
-    _list(context, as_json, "/v1/principals", options, _PRINCIPAL, all_pages=all_pages)
+    show_list(context, as_json, "/v1/principals", options, _PRINCIPAL, all_pages=all_pages)
 
 
 @principal.command("disable")
 def disable_principal(context: typer.Context, principal_id: UUID, as_json: AsJson = False) -> None:
     """Stop a principal and all its keys, for good. Example: strongroom principal disable 0198…"""
-    _post(context, as_json, f"/v1/principals/{principal_id}/disable")
+    post(context, as_json, f"/v1/principals/{principal_id}/disable")
 
 
 @api_key.command("issue")
@@ -99,20 +100,20 @@ def issue_key(
         "scopes": scopes or None,
         "lifetime_days": lifetime_days,
     }
-    _post(context, as_json, "/v1/api-keys", body)
+    post(context, as_json, "/v1/api-keys", body)
 
 
 @api_key.command("rotate")
 def rotate_key(context: typer.Context, lifetime_days: Days = None, as_json: AsJson = False) -> None:
     """Issue a successor for the key in use; revoke that one then. Example: strongroom api-key rotate"""
     body = {"lifetime_days": lifetime_days}
-    _post(context, as_json, "/v1/api-keys/rotate", body)
+    post(context, as_json, "/v1/api-keys/rotate", body)
 
 
 @api_key.command("revoke")
 def revoke_key(context: typer.Context, key_id: str, as_json: AsJson = False) -> None:
     """Stop a key, from now on and for good. Example: strongroom api-key revoke 3f0c…"""
-    _post(context, as_json, f"/v1/api-keys/{quote(key_id, safe='')}/revoke")
+    post(context, as_json, f"/v1/api-keys/{quote(key_id, safe='')}/revoke")
 
 
 @api_key.command("list")
@@ -126,7 +127,7 @@ def list_keys(
 ) -> None:
     """List API keys without their secrets. Example: strongroom api-key list"""
     options = {"principal_id": principal_id, "page_size": page_size, "page_token": page_token}
-    _list(context, as_json, "/v1/api-keys", options, _KEY, all_pages=all_pages)
+    show_list(context, as_json, "/v1/api-keys", options, _KEY, all_pages=all_pages)
 
 
 @document_class.command("add")
@@ -154,7 +155,7 @@ def add_class(
         "bin_days": bin_days,
     }
     body = {key: value for key, value in given.items() if value is not None}
-    _post(context, as_json, "/v1/classes", body)
+    post(context, as_json, "/v1/classes", body)
 
 
 @document_class.command("list")
@@ -167,7 +168,7 @@ def list_classes(
 ) -> None:
     """List classes. Example: strongroom class list"""
     options = {"page_size": page_size, "page_token": page_token}
-    _list(context, as_json, "/v1/classes", options, _CLASS, all_pages=all_pages)
+    show_list(context, as_json, "/v1/classes", options, _CLASS, all_pages=all_pages)
 
 
 @document_class.command("show")
@@ -186,13 +187,13 @@ def place_hold(
 ) -> None:
     """Put a legal hold on a document. Example: strongroom hold place 0198… --reason 'case 2026/17'"""
     body = {"document_id": str(document_id), "reason": reason}
-    _post(context, as_json, "/v1/holds", body)
+    post(context, as_json, "/v1/holds", body)
 
 
 @hold.command("release")
 def release_hold(context: typer.Context, hold_id: UUID, as_json: AsJson = False) -> None:
     """End a legal hold. Example: strongroom hold release 0198…"""
-    _post(context, as_json, f"/v1/holds/{hold_id}/release")
+    post(context, as_json, f"/v1/holds/{hold_id}/release")
 
 
 @hold.command("list")
@@ -206,22 +207,4 @@ def list_holds(
 ) -> None:
     """List legal holds, released ones too. Example: strongroom hold list --document-id 0198…"""
     options = {"document_id": document_id, "page_size": page_size, "page_token": page_token}
-    _list(context, as_json, "/v1/holds", options, _HOLD, all_pages=all_pages)
-
-
-def _post(context: typer.Context, as_json: bool, path: str, body: Any = None) -> None:
-    with connected(context, as_json) as client:
-        show(context, client.call("POST", path, json=body))
-
-
-def _list(
-    context: typer.Context,
-    as_json: bool,
-    path: str,
-    options: dict[str, Any],
-    columns: tuple[str, ...],
-    *,
-    all_pages: bool,
-) -> None:
-    with connected(context, as_json) as client:
-        show_pages(context, client.pages("GET", path, options), columns, all_pages=all_pages)
+    show_list(context, as_json, "/v1/holds", options, _HOLD, all_pages=all_pages)

@@ -24,9 +24,10 @@ from api.commands.output import (
     PageSize,
     PageToken,
     connected,
+    post,
     progress_bar,
     show,
-    show_pages,
+    show_list,
 )
 from api.home import lock_home
 from api.settings import load
@@ -51,20 +52,19 @@ _EPOCH: Final = ("number", "kek_version", "began_at", "finished_at")
 @key.command("list")
 def list_keks(context: typer.Context, as_json: AsJson = False) -> None:
     """List the KEKs: versions, and how many documents use each. Example: strongroom key list"""
-    with connected(context, as_json) as client:
-        show_pages(context, client.pages("GET", "/v1/keys", {}), _KEK, all_pages=False)
+    show_list(context, as_json, "/v1/keys", {}, _KEK, all_pages=False)
 
 
 @key.command("rotate")
 def rotate(context: typer.Context, purpose: Purpose = "documents", as_json: AsJson = False) -> None:
     """Add a version to a KEK; it wraps from now on. Example: strongroom key rotate documents"""
-    _post(context, as_json, f"/v1/keys/{_checked(purpose)}/rotate")
+    post(context, as_json, f"/v1/keys/{_checked(purpose)}/rotate")
 
 
 @key.command("rotate-signing")
 def rotate_signing(context: typer.Context, as_json: AsJson = False) -> None:
     """Sign with a new key from now on. Example: strongroom key rotate-signing"""
-    _post(context, as_json, "/v1/keys/signing/rotate")
+    post(context, as_json, "/v1/keys/signing/rotate")
 
 
 @key.command("rewrap")
@@ -83,7 +83,7 @@ def retire(
     """
     path = f"/v1/keys/{_checked(purpose)}/retire"
     _confirm(f"Destroy every version of the KEK {purpose} but the newest?", yes=yes)
-    _post(context, as_json, path)
+    post(context, as_json, path)
 
 
 @key.command("shred")
@@ -105,9 +105,8 @@ def shred(
     """
     if dry_run:
         options = {"page_size": page_size, "page_token": page_token}
-        with connected(context, as_json) as client:
-            pages = client.pages("GET", "/v1/keys/epochs/next", options)
-            show_pages(context, pages, _RELEASED, all_pages=all_pages)
+        path = "/v1/keys/epochs/next"
+        show_list(context, as_json, path, options, _RELEASED, all_pages=all_pages)
         return
     _confirm("Destroy all KEK versions so far, and with them what was purged?", yes=yes)
     _run(context, as_json, "/v1/keys/epochs", "shred", no_wait=no_wait)
@@ -123,9 +122,7 @@ def list_epochs(
 ) -> None:
     """List shred epochs; --json has the signed certificates. Example: strongroom key epochs --json"""
     options = {"page_size": page_size, "page_token": page_token}
-    with connected(context, as_json) as client:
-        pages = client.pages("GET", "/v1/keys/epochs", options)
-        show_pages(context, pages, _EPOCH, all_pages=all_pages)
+    show_list(context, as_json, "/v1/keys/epochs", options, _EPOCH, all_pages=all_pages)
 
 
 @key.command("drill")
@@ -191,8 +188,7 @@ def list_jobs(
 ) -> None:
     """List jobs, newest first. Example: strongroom job list"""
     options = {"page_size": page_size, "page_token": page_token}
-    with connected(context, as_json) as client:
-        show_pages(context, client.pages("GET", "/v1/jobs", options), _JOB, all_pages=all_pages)
+    show_list(context, as_json, "/v1/jobs", options, _JOB, all_pages=all_pages)
 
 
 @job.command("show")
@@ -205,7 +201,7 @@ def show_job(context: typer.Context, job_id: UUID, as_json: AsJson = False) -> N
 @job.command("stop")
 def stop_job(context: typer.Context, job_id: UUID, as_json: AsJson = False) -> None:
     """Have a job end at its next step. Example: strongroom job stop 0198…"""
-    _post(context, as_json, f"/v1/jobs/{job_id}/stop")
+    post(context, as_json, f"/v1/jobs/{job_id}/stop")
 
 
 @job.command("resume")
@@ -214,11 +210,6 @@ def resume_job(
 ) -> None:
     """Let a stopped or failed job go on. Example: strongroom job resume 0198…"""
     _run(context, as_json, f"/v1/jobs/{job_id}/resume", "job", no_wait=no_wait)
-
-
-def _post(context: typer.Context, as_json: bool, path: str) -> None:
-    with connected(context, as_json) as client:
-        show(context, client.call("POST", path))
 
 
 def _run(context: typer.Context, as_json: bool, path: str, label: str, *, no_wait: bool) -> None:

@@ -6,19 +6,18 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
 from api.bootstrap import UnsafeStart
+from api.commands.output import COULD_NOT_RUN
 from api.embedded import EmbeddedDatabaseError
 from api.home import HomeInUse
 from api.settings import SettingsError
 from keymgmt.errors import KeyManagementError
 from vault.errors import VaultError
 from vault.objects.store import StoreError
-
-COULD_NOT_RUN: Final = 2
 
 Home = Annotated[Path | None, typer.Option(help="where the embedded parts keep their files")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]

@@ -78,6 +78,26 @@ def connected(context: typer.Context, as_json: bool, *, err: bool = False) -> It
         raise typer.Exit(session.exit_code)
 
 
+def post(context: typer.Context, as_json: bool, path: str, body: Any = None) -> None:
+    """POST, and show the answer."""
+    with connected(context, as_json) as client:
+        show(context, client.call("POST", path, json=body))
+
+
+def show_list(
+    context: typer.Context,
+    as_json: bool,
+    path: str,
+    options: dict[str, Any],
+    columns: Sequence[str],
+    *,
+    all_pages: bool,
+) -> None:
+    """GET a list, and show the page or all of them."""
+    with connected(context, as_json) as client:
+        show_pages(context, client.pages("GET", path, options), columns, all_pages=all_pages)
+
+
 def show(context: typer.Context, answer: Mapping[str, Any], *, err: bool = False) -> None:
     """One thing, a line for each of its values."""
     if context.obj.as_json:

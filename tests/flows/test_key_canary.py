@@ -13,9 +13,8 @@ from uuid import UUID
 
 import httpx
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, text
 
-from api.embedded import DatabaseUrls
 from keymgmt.errors import DecryptionFailed
 from keymgmt.secret import SecretKey
 from tests.api.helpers import upload
@@ -44,13 +43,6 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     return stream
-
-
-@pytest.fixture
-def owner(database_urls: DatabaseUrls) -> Iterator[Engine]:
-    engine = create_engine(database_urls.owner)
-    yield engine
-    engine.dispose()
 
 
 def test_no_key_is_seen_outside_of_the_room_of_keys(

@@ -33,13 +33,6 @@ from vault.shred import CERTIFICATE_TYPE
 LATER = timedelta(days=40)
 
 
-@pytest.fixture
-def owner(database_urls: DatabaseUrls) -> Iterator[Engine]:
-    engine = create_engine(database_urls.owner)
-    yield engine
-    engine.dispose()
-
-
 def run_job(service: RunningService, path: str) -> dict[str, Any]:
     """Start a job over HTTP, work it off here, and see how it ended."""
     started = service.admin.post(path)

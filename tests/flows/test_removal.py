@@ -8,9 +8,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, text
 
-from api.embedded import DatabaseUrls
 from replication.copier import Copier
 from replication.worker import ReplicationWorker
 from tests.api.helpers import named, upload
@@ -18,13 +17,6 @@ from tests.running import RunningService
 from vault import clock
 
 LATER = timedelta(days=40)
-
-
-@pytest.fixture
-def owner(database_urls: DatabaseUrls) -> Iterator[Engine]:
-    engine = create_engine(database_urls.owner)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture
