@@ -27,6 +27,7 @@ from api.settings import (
 from keymgmt.errors import KeyServiceUnavailable
 from keymgmt.local import LocalKeyring, create_keyring
 from keymgmt.provider import KeyProvider, Purpose
+from keymgmt.recoverykey import RecoveryPrivateKey
 from keymgmt.rootkey import CREDENTIAL_NAME, RootKey, create_root_key, load_root_key
 from keymgmt.transit import TransitProvider
 from keymgmt.transitsession import TransitSession
@@ -35,12 +36,14 @@ from migrations.run import is_current, upgrade
 from vault.access.api_keys import ApiKeys
 from vault.access.principals import Principals
 from vault.accesslog.writer import AccessLog
-from vault.catalogue import Catalogue
+from vault.catalogue import Catalogues
+from vault.catalogue_writer import CatalogueRewrite, CatalogueWriter
 from vault.classes import Classes
 from vault.commit import Commits
 from vault.contents import Contents
 from vault.database import Database
 from vault.documents import Documents
+from vault.entries import Entries
 from vault.holds import Holds
 from vault.idempotency import IdempotencyKeys
 from vault.identity import holds_documents, vault_id_of
@@ -55,6 +58,13 @@ from vault.objects.s3 import S3Store
 from vault.objects.store import ObjectStore
 from vault.opening import DocumentKeys
 from vault.purge import Purge
+from vault.recovery.blobs import RecoveryBlobs
+from vault.recovery.epochkeys import EpochKeys
+from vault.recovery.epochs import RecoveryEpochs
+from vault.recovery.epochtable import EpochTable
+from vault.recovery.keys import RecoveryKeys
+from vault.recovery.restore import Restore
+from vault.recovery.sealing import RecoverySealing
 from vault.rejoin import Rejoin
 from vault.rewrap import Rewrap
 from vault.sealing import Sealing
@@ -105,6 +115,8 @@ class Services:
     signing_keys: SigningKeys
     epochs: Epochs
     rejoin: Rejoin
+    recovery_keys: RecoveryKeys
+    recovery_epochs: RecoveryEpochs
 
     @property
     def local_store(self) -> ObjectStore:
@@ -140,6 +152,25 @@ def build(settings: Settings) -> Iterator[Services]:
         yield services
 
 
+@contextmanager
+def open_restore(
+    settings: Settings, private: RecoveryPrivateKey, site: str | None
+) -> Iterator[Restore]:
+    """A copy of the database and one site, without the KMS, for as long as the block runs.
+
+    Raises: as `build`, but for what the KMS says.
+    """
+    with ExitStack() as stack:
+        database = Database(_service_url(settings, stack), connections=4)
+        stack.callback(database.dispose)
+        _refuse_unsafe_database(database)
+        stores = _open_stores(settings)
+        chosen = site or settings.local_site
+        if chosen not in stores:
+            raise SettingsError(f"there is no such site; they are {' and '.join(sorted(stores))}")
+        yield Restore(database, vault_id_of(database), stores[chosen], private)
+
+
 def _wire(
     settings: Settings,
     vault_id: UUID,
@@ -152,18 +183,27 @@ def _wire(
 ) -> Services:
     local = stores[settings.local_site]
     classes = Classes(database)
-    sealing = Sealing(vault_id, local, keys, executor)
+    epoch_table = EpochTable(database)
+    recovery = RecoveryEpochs(epoch_table, EpochKeys(vault_id, keys, stores))
+    sealing = Sealing(vault_id, local, keys, recovery, executor)
     commits = Commits(database, [site for site in stores if site != settings.local_site])
     cache = UnwrapCache()
     document_keys = DocumentKeys(vault_id, database, keys, cache)
-    catalogue = Catalogue(vault_id, keys, stores, executor)
+    purge = Purge(database, sorted(stores))
+    entries = Entries(database)
+    catalogues = Catalogues(vault_id, stores)
+    writer = CatalogueWriter(vault_id, keys, stores, executor)
+    rewrite = CatalogueRewrite(catalogues, writer, entries, recovery)
     signing_keys = SigningKeys(database, keys)
+    move = {Purpose.LOG: signing_keys.reseal, Purpose.BACKUPS: rewrite.run}
+    keks = Keks(database, keys, move)
     wrapped_keys = WrappedKeys(database, vault_id)
-    keks = _keks(database, keys, signing_keys, catalogue, wrapped_keys)
     rewrap = Rewrap(keys, wrapped_keys)
+    recovery_sealing = RecoverySealing(database, keys, recovery, RecoveryBlobs(database, vault_id))
     works = {
         JobKind.REWRAP: rewrap.run,
         JobKind.DRILL: KeyDrill(drill_keys, wrapped_keys).run,
+        JobKind.RECOVERY: recovery_sealing.run,
         JobKind.SHRED: Shred(
             database=database,
             vault_id=vault_id,
@@ -171,7 +211,10 @@ def _wire(
             keks=keks,
             wrapped_keys=wrapped_keys,
             rewrap=rewrap,
-            catalogue=catalogue,
+            recovery_epochs=recovery,
+            recovery_sealing=recovery_sealing,
+            entries=entries,
+            catalogue=writer,
             signing_keys=signing_keys,
             cache=cache,
         ).run,
@@ -192,7 +235,7 @@ def _wire(
         contents=Contents(database, local, document_keys),
         holds=Holds(database),
         journal=Journal(database),
-        purge=Purge(database, sorted(stores)),
+        purge=purge,
         sweep=Sweep(database, stores),
         idempotency=IdempotencyKeys(database),
         jobs=Jobs(database),
@@ -202,25 +245,9 @@ def _wire(
         key_export=KeyExport(database, document_keys),
         signing_keys=signing_keys,
         epochs=Epochs(database),
-        rejoin=Rejoin(database, keys, catalogue),
-    )
-
-
-def _keks(
-    database: Database,
-    keys: KeyProvider,
-    signing_keys: SigningKeys,
-    catalogue: Catalogue,
-    wrapped_keys: WrappedKeys,
-) -> Keks:
-    """The KEKs, and who moves what they wrap when their old versions go."""
-    return Keks(
-        database,
-        keys,
-        move={
-            Purpose.LOG: signing_keys.reseal,
-            Purpose.BACKUPS: lambda: catalogue.rewrite(wrapped_keys.batches()),
-        },
+        rejoin=Rejoin(database, keys, catalogues, entries, epoch_table, purge),
+        recovery_keys=RecoveryKeys(database),
+        recovery_epochs=recovery,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from api.commands import administration, documents, keys, service
+from api.commands import administration, documents, keys, recovery, service
 from api.commands.output import Session
 
 app = typer.Typer(
@@ -35,7 +35,7 @@ def session(
         context.default_map = _json_by_default(context.command)
 
 
-for commands in (service.app, documents.app):
+for commands in (service.app, documents.app, recovery.app):
     app.add_typer(commands)
 app.add_typer(administration.principal, name="principal")
 app.add_typer(administration.api_key, name="api-key")

@@ -7,8 +7,9 @@ from datetime import datetime
 from typing import Any, Self
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
+from api.shapes import Given
 from keymgmt.provider import Purpose
 from vault.jobs import JobKind, JobState
 from vault.signing_keys import PublishedKey
@@ -68,6 +69,22 @@ class EpochShape(_Fields):
     began_at: datetime
     finished_at: datetime | None
     certificate: Mapping[str, Any] | None
+
+
+class NewRecoveryKeyShape(Given):
+    """The public half, one line as `strongroom key new-recovery` prints it."""
+
+    public_key: str = Field(max_length=4096)
+
+
+class RecoveryKeyShape(_Fields):
+    """One registered recovery key; `unsealed` counts stored versions that it does not open."""
+
+    id: str
+    registered_at: datetime
+    registered_by: UUID
+    sealed: int
+    unsealed: int
 
 
 class PublicKeysShape(BaseModel):

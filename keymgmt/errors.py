@@ -8,6 +8,7 @@ KeyManagementError
 ├── KeyNotFound               no KEK of that name
 ├── KeyVersionRetired         the KEK version that wrapped this is retired or gone
 ├── UnsafeKeyFile             the root key must not be used as it lies on disk
+├── RecoveryKeyInvalid        the text is no recovery key, or a damaged one
 └── KeyringDamaged            the keyring file is not what this root key sealed
 """
 
@@ -71,3 +72,10 @@ class UnsafeKeyFile(KeyManagementError):
 
 class KeyringDamaged(KeyManagementError):
     """The keyring file is truncated, altered or sealed under another root key."""
+
+
+class RecoveryKeyInvalid(KeyManagementError):
+    """What was given as the public half of a recovery key is none, or came damaged."""
+
+    def __init__(self) -> None:
+        super().__init__("this is no recovery key, or a damaged one: copy the whole line again")

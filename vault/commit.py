@@ -1,7 +1,7 @@
 """Commits of uploads: the one transaction after which a version exists.
 
 It deletes the upload row (so the sweep can no longer take the object), writes the version with its
-wrapped key, a journal row for every other site and the access event, or does nothing at all.
+wrapped key and recovery blob, a journal row for every other site and the access event, or does nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from vault.errors import (
     DocumentInBin,
     KekVersionGone,
     PreconditionFailed,
+    RecoveryOutdated,
     UploadLost,
 )
 from vault.idempotency import NO_KEY, REMEMBER, IdempotencyKey
@@ -61,7 +62,7 @@ class Commits:
     ) -> Document:
         """Commit a new document with its first version, in one statement.
 
-        Raises: UploadLost, CredentialRevoked, KekVersionGone, DatabaseUnavailable.
+        Raises: UploadLost, CredentialRevoked, KekVersionGone, RecoveryOutdated, DatabaseUnavailable.
         """
         event = AccessEvent(EventType.DOCUMENT_CREATED, actor, document_id, version=1)
         values = {
@@ -72,10 +73,10 @@ class Commits:
             "class": new.class_name,
             "department": new.department,
         }
-        with _known_kek_version():
+        with _under_living_keys():
             rows = self._database.execute_prepared(_COMMIT_DOCUMENT, values)
         if not rows:
-            raise self._why_not_committed(event)
+            raise self._why_not_committed(event, sealed)
         version = _version(values, rows[0].created_at)
         return Document(
             id=document_id,
@@ -95,9 +96,9 @@ class Commits:
         """Commit a further version; concurrent ones wait for each other.
 
         Raises: as `judge_new_version`; UploadLost, CredentialRevoked, KekVersionGone,
-            DatabaseUnavailable.
+            RecoveryOutdated, DatabaseUnavailable.
         """
-        with _known_kek_version(), self._database.transaction() as connection:
+        with _under_living_keys(), self._database.transaction() as connection:
             document = lock_document(connection, new.document_id)
             judge_new_version(actor, document, new)
             number = document.version.number + 1
@@ -107,7 +108,7 @@ class Commits:
             )
             row = connection.execute(_COMMIT_VERSION, values).one_or_none()
             if row is None:
-                raise self._why_not_committed(event)
+                raise self._why_not_committed(event, sealed)
             connection.execute(
                 update(documents)
                 .where(documents.c.id == new.document_id)
@@ -139,26 +140,34 @@ class Commits:
             "claimed_media_type": claimed_media_type,
             "wrapped_key": sealed.wrapped_key,
             "key_commitment": sealed.key_commitment,
+            "recovery_epoch": sealed.recovery.epoch,
+            "recovery_blob": sealed.recovery.blob,
             "receipt": event.id,
             "created_by": actor.caller.principal_id,
             "peer_sites": self._peer_sites,
         }
 
-    def _why_not_committed(self, event: AccessEvent) -> Exception:
-        """The upload row or the API key is gone; which of them."""
-        live = self._database.execute(
-            _KEY_IS_LIVE, {"event_api_key": event.parameters()["event_api_key"]}
-        )
-        return UploadLost() if live else CredentialRevoked()
+    def _why_not_committed(self, event: AccessEvent, sealed: SealedVersion) -> Exception:
+        """Which of the conditions of `_UPLOAD_TAKEN` did not hold."""
+        values = {
+            "event_api_key": event.parameters()["event_api_key"],
+            "recovery_epoch": sealed.recovery.epoch,
+        }
+        row = self._database.execute(_CONDITIONS, values)[0]
+        if not row.key_is_live:
+            return CredentialRevoked()
+        return UploadLost() if row.epoch_is_newest else RecoveryOutdated()
 
 
 @contextmanager
-def _known_kek_version() -> Iterator[None]:
+def _under_living_keys() -> Iterator[None]:
     try:
         yield
     except DanglingReference as exc:
         if exc.constraint == "fk_versions_kek_version":
             raise KekVersionGone from exc
+        if exc.constraint == "fk_recovery_blobs_epoch":
+            raise RecoveryOutdated from exc
         raise
 
 
@@ -179,9 +188,12 @@ def _version(values: dict[str, Any], created_at: datetime) -> Version:
     return Version(**stored, created_at=created_at, durable_on=(values["site"],))
 
 
+_NEWEST_EPOCH = """
+    CAST(:recovery_epoch AS integer) IS NOT DISTINCT FROM (SELECT max(number) FROM recovery_epochs)"""
+
 _UPLOAD_TAKEN = f"""
     DELETE FROM uploads
-    WHERE object_id = :object_id AND state = 'open' AND EXISTS ({LIVE_KEY})
+    WHERE object_id = :object_id AND state = 'open' AND EXISTS ({LIVE_KEY}) AND {_NEWEST_EPOCH}
     RETURNING object_id"""  # noqa: S608 (made of constants)
 
 _VERSION_ROW = """
@@ -195,10 +207,16 @@ _VERSION_ROW = """
     FROM upload
     RETURNING created_at"""
 
+_RECOVERY_BLOB = """
+    INSERT INTO recovery_blobs (document_id, number, epoch, blob)
+    SELECT :document_id, :number, :recovery_epoch, :recovery_blob FROM upload
+    WHERE CAST(:recovery_epoch AS integer) IS NOT NULL"""
+
 _COMMIT_VERSION = with_event(
     f"""
 WITH upload AS ({_UPLOAD_TAKEN}),
      version AS ({_VERSION_ROW}),
+     recovery AS ({_RECOVERY_BLOB}),
      copies AS ({ENQUEUE_COPIES}, upload),
      event AS ({EVENT_ROW} FROM upload)
 SELECT created_at FROM version"""  # noqa: S608 (made of constants)
@@ -218,6 +236,8 @@ _VERSION_TYPES = {
     "claimed_media_type": "text",
     "wrapped_key": "text",
     "key_commitment": "bytea",
+    "recovery_epoch": "integer",
+    "recovery_blob": "bytea",
     "receipt": "uuid",
     "created_by": "uuid",
     "peer_sites": "text[]",
@@ -232,6 +252,7 @@ WITH upload AS ({_UPLOAD_TAKEN}),
             (id, name, class, department, state, revision, newest_version, created_by)
         SELECT :document_id, :name, :class, :department, 'live', 1, 1, :created_by FROM upload),
      version AS ({_VERSION_ROW}),
+     recovery AS ({_RECOVERY_BLOB}),
      copies AS ({ENQUEUE_COPIES}, upload),
      remembered AS ({REMEMBER}),
      event AS ({EVENT_ROW} FROM upload)
@@ -250,4 +271,4 @@ SELECT created_at FROM version""",  # noqa: S608 (made of constants)
 )
 """One statement, planned once, one round trip, one commit: at 16 KiB every further trip would show."""
 
-_KEY_IS_LIVE = text(LIVE_KEY)
+_CONDITIONS = text(f"SELECT EXISTS ({LIVE_KEY}) AS key_is_live, {_NEWEST_EPOCH} AS epoch_is_newest")

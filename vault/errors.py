@@ -17,6 +17,7 @@ VaultError
 └── Unavailable                 try again later
     ├── DatabaseUnavailable
     ├── KekVersionGone          the KEK version of a new row was retired meanwhile
+    ├── RecoveryOutdated        the recovery epoch of a new row is over, or not the newest
     └── UploadLost              this process was taken for dead and its upload row swept
 """
 
@@ -199,6 +200,13 @@ class KekVersionGone(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("the keys are changing just now; send it again")
+
+
+class RecoveryOutdated(Unavailable):
+    """A row would be sealed under another recovery epoch than the newest."""
+
+    def __init__(self) -> None:
+        super().__init__("the recovery keys are changing just now; send it again")
 
 
 class UploadLost(Unavailable):

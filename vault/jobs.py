@@ -33,6 +33,7 @@ class JobKind(StrEnum):
     REWRAP = "rewrap"
     SHRED = "shred"
     DRILL = "drill"
+    RECOVERY = "recovery"
 
 
 class JobState(StrEnum):
@@ -87,18 +88,11 @@ class Jobs:
         Raises:
             JobUnderWay: one of this kind is queued or running.
         """
-        values = {
-            "id": uuid4(),
-            "kind": kind.value,
-            "created_by": actor.caller.principal_id if actor else None,
-        }
         try:
             with self._database.transaction() as connection:
-                row = connection.execute(insert(jobs).values(values).returning(jobs)).one()
-                _record(connection, EventType.JOB_STARTED, actor, row)
+                return start(connection, actor, kind)
         except DuplicateRow:
             raise JobUnderWay from None
-        return _job(row)
 
     def view(self, actor: Actor, job_id: UUID) -> Job:
         """One job. Raises: NotAllowed, NotFound."""
@@ -173,6 +167,18 @@ class Jobs:
         except DuplicateRow:
             raise JobUnderWay from None
         return _job(row)
+
+
+def start(connection: Connection, actor: Actor | None, kind: JobKind) -> Job:
+    """Queue a job in the caller's transaction. Raises: DuplicateRow: one of this kind is under way."""
+    values = {
+        "id": uuid4(),
+        "kind": kind.value,
+        "created_by": actor.caller.principal_id if actor else None,
+    }
+    row = connection.execute(insert(jobs).values(values).returning(jobs)).one()
+    _record(connection, EventType.JOB_STARTED, actor, row)
+    return _job(row)
 
 
 def _record(connection: Connection, kind: EventType, actor: Actor | None, row: Row[Any]) -> None:

@@ -59,6 +59,27 @@ class Purge:
         """
         return sum(self._purge(document_id, now) for document_id in self._candidates(now, limit))
 
+    def finish_shredded(self, oldest_kept: int) -> int:
+        """In a restored copy: let go of what was shredded since the copy was made; how many documents.
+
+        Args:
+            oldest_kept: the lowest version of the KEK `documents` whose key material exists.
+
+        Raises:
+            DatabaseUnavailable: repeat it.
+        """
+        shut = select(versions.c.document_id).where(versions.c.kek_version < oldest_kept).distinct()
+        rows = self._database.execute(shut, {})
+        for row in rows:
+            with self._database.transaction() as connection:
+                detail = {"shredded": True}
+                record(
+                    connection,
+                    AccessEvent(EventType.DOCUMENT_PURGED, None, row.document_id, detail=detail),
+                )
+                self._remove(connection, row.document_id)
+        return len(rows)
+
     def _candidates(self, now: datetime, limit: int) -> list[UUID]:
         bin_ends = documents.c.binned_at + _days(classes.c.bin_days)
         retention_ends = versions.c.created_at + _days(classes.c.retention_days)

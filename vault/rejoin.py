@@ -1,24 +1,27 @@
 """Joining a database from before a shred epoch to the key catalogue, so that it opens what still lives.
 
 For a restored dump, or one recovered to a point in time: its wrapped keys are of versions that an epoch
-destroyed. What the catalogue does not name was shredded since, and stays shut.
+destroyed, and its recovery blobs of an epoch key that is gone. What the catalogue does not name was shredded
+since, and stays shut.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from sqlalchemy import func, select, text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import func, select
 
-from keymgmt.provider import KeyProvider, Purpose
-from vault.catalogue import Catalogue, Entry
+from keymgmt.provider import KeyProvider, Purpose, WrappedKey
+from vault.catalogue import Catalogues, Found
 from vault.database import Database
+from vault.entries import Entries, Entry
 from vault.errors import VaultError
-from vault.tables import kek_versions, shred_epochs, versions
-from vault.wrapped_keys import BATCH
+from vault.purge import Purge
+from vault.recovery.epochtable import EpochTable
+from vault.tables import shred_epochs, versions
+from vault.walk import BATCH
 
 
 class NoCatalogue(VaultError):
@@ -32,75 +35,100 @@ class Rejoined:
     Attributes:
         epoch, written_at: of the catalogue.
         joined: versions that have their present wrapped key again.
-        shut: versions that nothing opens any more: shredded, or later than the catalogue.
+        shut: versions that nothing opens any more: they were shredded since the copy was made.
+        purged: documents among them that were let go now.
     """
 
     epoch: int
     written_at: str
     joined: int
     shut: int
+    purged: int
 
 
 class Rejoin:
     """Joins the database of one vault to its newest catalogue."""
 
-    def __init__(self, database: Database, keys: KeyProvider, catalogue: Catalogue) -> None:
+    def __init__(
+        self,
+        database: Database,
+        keys: KeyProvider,
+        catalogues: Catalogues,
+        entries: Entries,
+        epochs: EpochTable,
+        purge: Purge,
+    ) -> None:
         self._database = database
         self._keys = keys
-        self._catalogue = catalogue
+        self._catalogues = catalogues
+        self._entries = entries
+        self._epochs = epochs
+        self._purge = purge
 
-    def run(self) -> Rejoined:
-        """Put the catalogue's wrapped keys into the rows they belong to. Repeating it is harmless.
+    def run(self, *, purge_shredded: bool = False) -> Rejoined:
+        """Put the catalogue's keys into the rows they belong to. Repeating it is harmless.
+
+        Args:
+            purge_shredded: let go of what the catalogue does not name, as the original did.
 
         Raises:
             NoCatalogue: there is none, or it is older than the database: then its rows are current.
             DecryptionFailed, KeyVersionRetired: the catalogue is damaged, or its key is gone.
             StoreError, KeyServiceUnavailable, DatabaseUnavailable.
         """
-        found = self._catalogue.newest()
+        found = self._found()
+        header = found.header
+        wrapped = WrappedKey(header.wrapped_key)
+        binding = self._catalogues.binding(header)
+        data_key = self._keys.unwrap(Purpose.BACKUPS, binding, wrapped)
+        joined = 0
+        for batch in batches(self._catalogues.entries(found, data_key)):
+            joined += self._entries.put_wrapped_keys(batch)
+        join_recovery(found, self._catalogues.entries(found, data_key), self._entries, self._epochs)
+        shut = self._shut()
+        purged = self._purge.finish_shredded(self._oldest_kept()) if purge_shredded else 0
+        return Rejoined(header.epoch, header.written_at, joined, shut, purged)
+
+    def _found(self) -> Found:
+        found = self._catalogues.newest()
         if found is None:
             raise NoCatalogue("no site holds a key catalogue; they are written by `key shred`")
-        header, site, folder = found
-        if header.epoch < self._epoch():
+        if found.header.epoch < self._epoch():
             raise NoCatalogue(
                 "the newest key catalogue is older than this database, whose wrapped keys are current"
             )
-        entries = self._catalogue.entries(header, site, folder)
-        joined = sum(self._join(batch) for batch in _batches(entries))
-        return Rejoined(header.epoch, header.written_at, joined, self._shut())
+        return found
 
     def _epoch(self) -> int:
         finished = shred_epochs.c.finished_at.is_not(None)
         query = select(func.coalesce(func.max(shred_epochs.c.number), 0)).where(finished)
         return int(self._database.execute(query, {})[0][0])
 
-    def _join(self, batch: list[Entry]) -> int:
-        known = [{"version": number} for number in {entry.wrapped.version for entry in batch}]
-        values = {
-            "documents": [entry.document_id for entry in batch],
-            "numbers": [entry.number for entry in batch],
-            "ids": [entry.version_id for entry in batch],
-            "wrapped": [entry.wrapped.text for entry in batch],
-        }
-        with self._database.transaction() as connection:
-            connection.execute(insert(kek_versions).values(known).on_conflict_do_nothing())
-            return connection.execute(_JOIN, values).rowcount
-
     def _shut(self) -> int:
-        oldest = self._keys.describe(Purpose.DOCUMENTS).oldest_usable
-        query = select(func.count()).select_from(versions).where(versions.c.kek_version < oldest)
+        gone = versions.c.kek_version < self._oldest_kept()
+        query = select(func.count()).select_from(versions).where(gone)
         return int(self._database.execute(query, {})[0][0])
 
+    def _oldest_kept(self) -> int:
+        return self._keys.describe(Purpose.DOCUMENTS).oldest_kept
 
-def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
+
+def join_recovery(
+    found: Found, entries: Iterable[Entry], into: Entries, epochs: EpochTable
+) -> None:
+    """Put a catalogue's recovery blobs into the rows they belong to, if the database is older.
+
+    Raises: DecryptionFailed, StoreError, DatabaseUnavailable.
+    """
+    if found.header.recovery is None:
+        return
+    epoch = found.header.recovery.of
+    if epochs.adopt(epoch):
+        for batch in batches(iter(entries)):
+            into.put_recovery_blobs(epoch.number, batch)
+
+
+def batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
+    """Them in lists of up to `BATCH`."""
     while batch := list(islice(entries, BATCH)):
         yield batch
-
-
-_JOIN = text(
-    """
-    UPDATE versions v SET wrapped_key = entry.wrapped
-    FROM unnest(CAST(:documents AS uuid[]), CAST(:numbers AS integer[]), CAST(:ids AS uuid[]),
-                CAST(:wrapped AS text[])) AS entry (document_id, number, id, wrapped)
-    WHERE v.document_id = entry.document_id AND v.number = entry.number AND v.id = entry.id"""
-)

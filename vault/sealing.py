@@ -18,6 +18,7 @@ from vault.model import DocumentClass
 from vault.objects.keys import object_key
 from vault.objects.pipeline import ObjectWriter
 from vault.objects.store import ObjectStore
+from vault.recovery.epochs import RecoveryBlob, RecoveryEpochs
 
 FORMAT: Final = ObjectFormat.TINK_AES256_GCM_HKDF_1MB
 
@@ -40,6 +41,7 @@ class SealedVersion:
     wrapped_key: str
     key_commitment: bytes
     fingerprint: bytes | None
+    recovery: RecoveryBlob
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Sealing:
     vault_id: UUID
     store: ObjectStore
     keys: KeyProvider
+    recovery: RecoveryEpochs
     executor: Executor
 
     def body(
@@ -86,6 +89,7 @@ class SealedBody:
         self._version_id = uuid4()
         self._object_id = object_id
         self._keys = sealing.keys
+        self._recovery = sealing.recovery
         self._binding = binding = associated_data(
             vault_id=sealing.vault_id,
             document_id=document_id,
@@ -126,6 +130,7 @@ class SealedBody:
         Raises:
             MediaTypeNotAllowed: the class refuses the document.
             StoreError: it could not be stored.
+            KeyManagementError, DatabaseUnavailable: the recovery recipient cannot be had.
         """
         media_type = self._media_type or self._judge()
         self._stream.finish()
@@ -141,6 +146,7 @@ class SealedBody:
             wrapped_key=self._wrapped.text,
             key_commitment=self._commitment,
             fingerprint=self._fingerprint.digest() if self._fingerprint else None,
+            recovery=self._recovery.seal(self._binding, self._data_key),
         )
 
     def rewrapped(self, sealed: SealedVersion) -> SealedVersion:
@@ -150,6 +156,14 @@ class SealedBody:
         """
         wrapped = self._keys.wrap(Purpose.DOCUMENTS, self._binding, self._data_key)
         return replace(sealed, wrapped_key=wrapped.text)
+
+    def resealed(self, sealed: SealedVersion) -> SealedVersion:
+        """The same version with its data key sealed for the recipient of now.
+
+        Raises: as `RecoveryEpochs.refresh`.
+        """
+        self._recovery.refresh()
+        return replace(sealed, recovery=self._recovery.seal(self._binding, self._data_key))
 
     def abort(self) -> None:
         """Drop what was sent. Raises: StoreError when the store is away."""

@@ -1,8 +1,9 @@
 """Crypto-shredding: after an epoch, no copy of a wrapped key from before it opens anything.
 
 Deleting a row shreds nothing while dumps and WAL keep it. An epoch does: it wraps what lives under a new KEK
-version, writes the key catalogue at both sites, and destroys all older versions. Then old backups are dead,
-and only joined to the catalogue do they open again, without what was purged.
+version, seals its recovery blobs under a new epoch key, writes the key catalogue at both sites, and destroys
+the older versions and epoch keys. Then old backups are dead, and only joined to the catalogue do they open
+again, without what was purged.
 
 Each step bears being done twice, and nothing is destroyed before both sites hold a catalogue that was read
 back. Does not handle: copies of the KMS itself that are older than the epoch; the certificate says so.
@@ -27,17 +28,21 @@ from vault import clock
 from vault.access.authorise import require
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
-from vault.catalogue import Catalogue
+from vault.catalogue_writer import CatalogueWriter
 from vault.database import Database
-from vault.errors import KeyVersionInUse
+from vault.entries import Entries, Entry
+from vault.errors import KeyVersionInUse, RecoveryOutdated
 from vault.jobrun import JobFailed, JobRun
 from vault.keks import Keks
 from vault.model import Page
 from vault.paging import Listing, PageRequest
+from vault.recovery.epochs import Recipient, RecoveryEpochs
+from vault.recovery.epochtable import RecoveryEpochInUse
+from vault.recovery.sealing import RecoverySealing
 from vault.rewrap import Progress, Rewrap
 from vault.signing_keys import SigningKeys
 from vault.tables import released_versions, shred_epochs
-from vault.wrapped_keys import StoredKey, WrappedKeys
+from vault.wrapped_keys import WrappedKeys
 
 CERTIFICATE_TYPE: Final = "application/vnd.strongroom.destruction-certificate+json"
 MAX_PASSES: Final = 10
@@ -45,8 +50,10 @@ _PROBE: Final = b"strongroom/shred-probe/v1"
 
 CONDITION: Final = {
     "en": "A snapshot of the KMS, or a copy of the keyring, that was made before this epoch finished "
-    "can still open wrapped keys of that time. The destruction is complete once those are destroyed too.",
+    "can still open wrapped keys of that time; so can the recovery key, with a copy of an epoch key that "
+    "somebody took from a site before. The destruction is complete once those are destroyed too.",
     "zh": "在本次销毁完成之前制作的 KMS 快照或密钥环副本，仍可打开当时的封装密钥；"
+    "此前从站点取走的恢复纪元密钥副本，配合恢复私钥，亦可打开。"
     "这些副本一并销毁之后，销毁方为彻底。",
 }
 
@@ -110,7 +117,10 @@ class Shred:
         keks: Keks,
         wrapped_keys: WrappedKeys,
         rewrap: Rewrap,
-        catalogue: Catalogue,
+        recovery_epochs: RecoveryEpochs,
+        recovery_sealing: RecoverySealing,
+        entries: Entries,
+        catalogue: CatalogueWriter,
         signing_keys: SigningKeys,
         cache: UnwrapCache,
     ) -> None:
@@ -120,6 +130,9 @@ class Shred:
         self._keks = keks
         self._wrapped_keys = wrapped_keys
         self._rewrap = rewrap
+        self._recovery_epochs = recovery_epochs
+        self._recovery_sealing = recovery_sealing
+        self._entries = entries
         self._catalogue = catalogue
         self._signing_keys = signing_keys
         self._cache = cache
@@ -133,16 +146,22 @@ class Shred:
         """
         place = run.place or self._begin(run)
         epoch, target = place["epoch"], place["target"]
-        self._save_survivors(run, epoch, target)
+        # The recovery epoch begun here, or one begun since.
+        self._save_survivors(run, epoch, target, self._recovery_epochs.current())
         self._cache.purge()
         self._prove_gone(place["probe"])
         return self._certify(epoch, target)
 
     def _begin(self, run: JobRun) -> dict[str, Any]:
-        """Rotate, and write down under which version the survivors will live."""
+        """Rotate, and write down under which version and recovery epoch the survivors will live."""
         _, probe = self._keys.generate_data_key(Purpose.DOCUMENTS, _PROBE)
         target = self._keks.rotate(None, Purpose.DOCUMENTS)
-        place = {"epoch": self._open_epoch(target), "target": target, "probe": probe.text}
+        self._recovery_epochs.begin()
+        place = {
+            "epoch": self._open_epoch(target),
+            "target": target,
+            "probe": probe.text,
+        }
         run.report(done=0, total=self._wrapped_keys.count(below=target), place=place)
         return place
 
@@ -153,14 +172,19 @@ class Shred:
         rows = self._database.execute(statement.returning(shred_epochs.c.number), {})
         return int(rows[0].number)
 
-    def _save_survivors(self, run: JobRun, epoch: int, target: int) -> None:
-        """Rewrap what lives, catalogue it at every site, and only then destroy what was before."""
+    def _save_survivors(
+        self, run: JobRun, epoch: int, target: int, recipient: Recipient | None
+    ) -> None:
+        """Rewrap and seal what lives, catalogue it at every site, and only then destroy what was before."""
         for _ in range(MAX_PASSES):
             self._move_all(run, target)
-            self._catalogue.write(epoch, self._reported(run))
+            self._seal_all(run, recipient)
+            self._catalogue.write(epoch, recipient, self._reported(run, recipient))
             try:
                 self._keks.retire(None, Purpose.DOCUMENTS, below=target)
-            except KeyVersionInUse:
+                if recipient is not None:
+                    self._recovery_epochs.end_older(recipient.epoch)
+            except (KeyVersionInUse, RecoveryEpochInUse):
                 continue  # an upload that began before the epoch was committed during it
             return
         raise JobFailed("documents keep arriving under the old key; try again at a quieter time")
@@ -179,9 +203,21 @@ class Shred:
                 "nothing was destroyed. `strongroom key drill` names them all"
             )
 
-    def _reported(self, run: JobRun) -> Iterator[list[StoredKey]]:
+    def _seal_all(self, run: JobRun, recipient: Recipient | None) -> None:
+        if recipient is None:
+            return
+
+        def report(_: int) -> None:
+            run.report(done=run.done, total=run.done, place=run.place)
+
+        try:
+            self._recovery_sealing.move(recipient, report)
+        except RecoveryOutdated:
+            raise JobFailed("another recovery epoch took over; resume this one") from None
+
+    def _reported(self, run: JobRun, recipient: Recipient | None) -> Iterator[list[Entry]]:
         """All living keys in batches, each a sign of life."""
-        for batch in self._wrapped_keys.batches():
+        for batch in self._entries.batches(recipient):
             run.report(done=run.done, total=run.done, place=run.place)
             yield batch
 
@@ -222,6 +258,7 @@ class Shred:
 
     def _statement(self, epoch: int, target: int, shredded: Any) -> dict[str, Any]:
         state = self._keys.describe(Purpose.DOCUMENTS)
+        recovery = self._recovery_epochs.newest()
         lines = [f"{row.document_id} {row.number}" for row in shredded]
         return {
             "vault": str(self._vault_id),
@@ -230,6 +267,7 @@ class Shred:
             "kek": Purpose.DOCUMENTS.value,
             "destroyed_below_version": target,
             "oldest_version_kept": state.oldest_kept,
+            "recovery_epoch_keys_destroyed_before": recovery and recovery.number,
             "probe": "a data key wrapped before the epoch was refused after it",
             "shredded_count": len(lines),
             "shredded_sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest(),

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Computed,
     DateTime,
     ForeignKey,
+    ForeignKeyConstraint,
     Identity,
     Index,
     Integer,
@@ -270,7 +271,7 @@ jobs = Table(
     Column(
         "kind",
         Text,
-        CheckConstraint("kind IN ('rewrap', 'shred', 'drill')", name="kind"),
+        CheckConstraint("kind IN ('rewrap', 'shred', 'drill', 'recovery')", name="kind"),
         nullable=False,
     ),
     Column(
@@ -346,6 +347,37 @@ Index(
     "ix_released_versions_waiting",
     released_versions.c.kek_version,
     postgresql_where=released_versions.c.epoch.is_(None),
+)
+
+recovery_keys = Table(
+    "recovery_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("registered_at", Moment, nullable=False, server_default=NOW),
+    Column("registered_by", Uuid, nullable=False),
+)
+
+recovery_epochs = Table(
+    "recovery_epochs",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("epoch_key_id", Uuid, nullable=False, comment="names its objects; never the key itself"),
+    Column("recovery_key_id", Text, ForeignKey("recovery_keys.id"), nullable=False),
+    Column("began_at", Moment, nullable=False, server_default=NOW),
+    comment="those that recovery blobs may be sealed under",
+)
+
+recovery_blobs = Table(
+    "recovery_blobs",
+    metadata,
+    Column("document_id", Uuid, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("epoch", Integer, ForeignKey("recovery_epochs.number"), nullable=False),
+    Column("blob", LargeBinary, nullable=False, comment="keymgmt.recovery"),
+    ForeignKeyConstraint(
+        ["document_id", "number"], ["versions.document_id", "versions.number"], ondelete="CASCADE"
+    ),
 )
 
 signing_keys = Table(

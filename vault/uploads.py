@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID, uuid4
 
 from keymgmt.errors import KeyManagementError
@@ -21,7 +21,7 @@ from vault.accesslog.event import Actor
 from vault.classes import Classes
 from vault.commit import Commits, judge_new_version
 from vault.database import Database
-from vault.errors import KekVersionGone, TooLarge, VaultError
+from vault.errors import KekVersionGone, RecoveryOutdated, TooLarge, VaultError
 from vault.idempotency import IdempotencyKey, IdempotencyKeys
 from vault.incoming import NewDocument, NewVersion
 from vault.keks import Keks
@@ -33,6 +33,9 @@ from vault.records import find_document
 from vault.replay import Replay
 from vault.sealing import SealedBody, SealedVersion, Sealing
 from vault.upload_rows import UploadRows
+
+KEY_CHANGES: Final = 4
+"""How often an upload follows keys that change under it: a rotation and an epoch, each twice."""
 
 _log = logging.getLogger(__name__)
 
@@ -134,17 +137,21 @@ class Uploads:
     def _sealed(
         self, body: SealedBody, object_id: UUID, commit: Callable[[SealedVersion], Document]
     ) -> Upload:
-        def commit_under_a_living_key() -> Document:
+        def commit_under_living_keys() -> Document:
             sealed = body.finish()
-            try:
-                return commit(sealed)
-            except KekVersionGone:
-                # It took longer than its KEK version lived, or the KEK was rotated at the KMS itself.
-                self._keks.adopt()
-                return commit(body.rewrapped(sealed))
+            for _ in range(KEY_CHANGES):
+                try:
+                    return commit(sealed)
+                except KekVersionGone:
+                    # It took longer than its KEK version lived, or the KEK was rotated at the KMS itself.
+                    self._keks.adopt()
+                    sealed = body.rewrapped(sealed)
+                except RecoveryOutdated:
+                    sealed = body.resealed(sealed)
+            return commit(sealed)
 
         return _SealedUpload(
-            body, object_id, self._rows, self._sealing.store, commit_under_a_living_key
+            body, object_id, self._rows, self._sealing.store, commit_under_living_keys
         )
 
     def _rules(self, class_name: str, declared_size_bytes: int | None) -> DocumentClass:

@@ -70,7 +70,7 @@ def rotate_signing(context: typer.Context, as_json: AsJson = False) -> None:
 @key.command("rewrap")
 def rewrap(context: typer.Context, no_wait: NoWait = False, as_json: AsJson = False) -> None:
     """Move every data key under the newest version; objects stay. Example: strongroom key rewrap"""
-    _run(context, as_json, "/v1/keys/documents/rewrap", "rewrap", no_wait=no_wait)
+    run_job(context, as_json, "/v1/keys/documents/rewrap", "rewrap", no_wait=no_wait)
 
 
 @key.command("retire")
@@ -109,7 +109,7 @@ def shred(
         show_list(context, as_json, path, options, _RELEASED, all_pages=all_pages)
         return
     _confirm("Destroy all KEK versions so far, and with them what was purged?", yes=yes)
-    _run(context, as_json, "/v1/keys/epochs", "shred", no_wait=no_wait)
+    run_job(context, as_json, "/v1/keys/epochs", "shred", no_wait=no_wait)
 
 
 @key.command("epochs")
@@ -128,7 +128,7 @@ def list_epochs(
 @key.command("drill")
 def drill(context: typer.Context, no_wait: NoWait = False, as_json: AsJson = False) -> None:
     """Open every data key once; exit 1 if one does not. Example: strongroom key drill"""
-    _run(context, as_json, "/v1/keys/drill", "drill", no_wait=no_wait)
+    run_job(context, as_json, "/v1/keys/drill", "drill", no_wait=no_wait)
 
 
 @key.command("public")
@@ -162,7 +162,13 @@ def export_dek(
 
 
 @key.command("join-catalogue")
-def join_catalogue(home: Home = None, as_json: Json = False) -> None:
+def join_catalogue(
+    purge_shredded: Annotated[
+        bool, typer.Option("--purge-shredded", help="let go of what was shredded since the copy")
+    ] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
     """On a database from before a shred epoch: bring its wrapped keys up to date. Works locally.
 
     Example: STRONGROOM_DATABASE_URL_FILE=restored-url strongroom key join-catalogue
@@ -170,10 +176,11 @@ def join_catalogue(home: Home = None, as_json: Json = False) -> None:
     with explained():
         settings = load(**given(home=home))
         with lock_home(settings.home), build(settings) as services:
-            joined = services.rejoin.run()
+            joined = services.rejoin.run(purge_shredded=purge_shredded)
     words = (
         f"{joined.joined} versions have their present keys again, from the catalogue of epoch "
-        f"{joined.epoch}; {joined.shut} stay shut: shredded, or filed after the catalogue"
+        f"{joined.epoch}; {joined.shut} stay shut: they were shredded since this copy was made; "
+        f"{joined.purged} documents among them were let go"
     )
     say(asdict(joined), words, as_json=as_json)
 
@@ -209,13 +216,21 @@ def resume_job(
     context: typer.Context, job_id: UUID, no_wait: NoWait = False, as_json: AsJson = False
 ) -> None:
     """Let a stopped or failed job go on. Example: strongroom job resume 0198…"""
-    _run(context, as_json, f"/v1/jobs/{job_id}/resume", "job", no_wait=no_wait)
+    run_job(context, as_json, f"/v1/jobs/{job_id}/resume", "job", no_wait=no_wait)
 
 
-def _run(context: typer.Context, as_json: bool, path: str, label: str, *, no_wait: bool) -> None:
+def run_job(
+    context: typer.Context,
+    as_json: bool,
+    path: str,
+    label: str,
+    *,
+    no_wait: bool,
+    body: dict[str, Any] | None = None,
+) -> None:
     """Start a job and follow it to its end; exit 1 if it failed or found something wrong."""
     with connected(context, as_json) as client:
-        started = client.call("POST", path)
+        started = client.call("POST", path, json=body)
         ended = started if no_wait else _followed(client, started, label)
         show(context, ended)
     if _is_wrong(ended):

@@ -49,3 +49,6 @@ def explained() -> Iterator[None]:
     ) as exc:
         typer.echo(f"strongroom: {exc}", err=True)
         raise typer.Exit(COULD_NOT_RUN) from None
+    except OSError as exc:
+        typer.echo(f"strongroom: {exc.filename or 'a file'}: {exc.strerror}", err=True)
+        raise typer.Exit(COULD_NOT_RUN) from None

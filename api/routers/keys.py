@@ -14,7 +14,9 @@ from api.keyshapes import (
     ExportedKeyShape,
     JobShape,
     KekShape,
+    NewRecoveryKeyShape,
     PublicKeysShape,
+    RecoveryKeyShape,
     ReleasedVersionShape,
 )
 from api.routers.paging import PageSize, PageToken
@@ -34,6 +36,7 @@ Rewrapper = Annotated[Actor, allowed_to(Action.KEY_REWRAP)]
 Retirer = Annotated[Actor, allowed_to(Action.KEY_RETIRE)]
 Shredder = Annotated[Actor, allowed_to(Action.KEY_SHRED)]
 Driller = Annotated[Actor, allowed_to(Action.KEY_DRILL)]
+Registrar = Annotated[Actor, allowed_to(Action.KEY_REGISTER_RECOVERY)]
 Exporter = Annotated[Actor, allowed_to(Action.KEY_EXPORT)]
 JobLister = Annotated[Actor, allowed_to(Action.JOB_LIST)]
 JobStopper = Annotated[Actor, allowed_to(Action.JOB_STOP)]
@@ -56,6 +59,21 @@ def rotate_signing_key(services: ServicesOf, actor: Rotator) -> PublicKeysShape:
     """Sign with a new key from now on; the earlier ones stay published."""
     services.signing_keys.rotate(actor)
     return PublicKeysShape.of(services.signing_keys.published())
+
+
+@router.get("/keys/recovery")
+def list_recovery_keys(services: ServicesOf, actor: Lister) -> PageShape[RecoveryKeyShape]:
+    """The registered recovery keys, the one that counts first; always a single page."""
+    found = tuple(services.recovery_keys.list(actor))
+    return PageShape[RecoveryKeyShape].of(Page(found, None), RecoveryKeyShape.of)
+
+
+@router.post("/keys/recovery", status_code=202)
+def register_recovery_key(
+    services: ServicesOf, actor: Registrar, new: NewRecoveryKeyShape
+) -> JobShape:
+    """Seal every data key to this key as well, from now on, and by a job those that are stored."""
+    return JobShape.of(services.recovery_keys.register(actor, new.public_key))
 
 
 @router.get("/keys/epochs")

@@ -31,6 +31,7 @@ NEEDS = {
     Action.KEY_SHRED: "admin",
     Action.KEY_DRILL: "admin",
     Action.KEY_EXPORT: "export-keys",
+    Action.KEY_REGISTER_RECOVERY: "admin",
     Action.JOB_LIST: "admin",
     Action.JOB_STOP: "admin",
 }

@@ -47,6 +47,7 @@ class Action(StrEnum):
     KEY_SHRED = "key.shred"
     KEY_DRILL = "key.drill"
     KEY_EXPORT = "key.export"
+    KEY_REGISTER_RECOVERY = "key.register-recovery"
     JOB_LIST = "job.list"
     JOB_STOP = "job.stop"
 
@@ -106,6 +107,7 @@ _SCOPE_OF: Final[dict[Action, Scope | None]] = {
     Action.KEY_SHRED: Scope.ADMIN,
     Action.KEY_DRILL: Scope.ADMIN,
     Action.KEY_EXPORT: Scope.EXPORT_KEYS,
+    Action.KEY_REGISTER_RECOVERY: Scope.ADMIN,
     Action.JOB_LIST: Scope.ADMIN,
     Action.JOB_STOP: Scope.ADMIN,
 }

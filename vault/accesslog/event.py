@@ -59,6 +59,8 @@ class EventType(StrEnum):
     KEKS_LISTED = "api:keys:listed"
     KEK_ROTATED = "api:key:rotated"
     KEK_RETIRED = "api:key:retired"
+    RECOVERY_KEY_REGISTERED = "api:recovery-key:registered"
+    RECOVERY_KEYS_LISTED = "api:recovery-keys:listed"
     DATA_KEY_EXPORTED = "api:key:exported"
     DOCUMENTS_SHREDDED = "worker:documents:shredded"
     CREDENTIAL_REFUSED = "api:credential:refused"

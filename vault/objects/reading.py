@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Final
 
 from vault.objects.store import PART_SIZE_BYTES, ObjectStore
+
+SMALL_BYTES: Final = 16 * 1024
 
 
 def parts(store: ObjectStore, key: str) -> Iterator[memoryview]:
@@ -23,3 +26,13 @@ def sha256_of(store: ObjectStore, key: str) -> bytes:
     for part in parts(store, key):
         digest.update(part)
     return digest.digest()
+
+
+def small_object(store: ObjectStore, key: str) -> bytes:
+    """An object of at most `SMALL_BYTES`, whole; of a larger one just the beginning.
+
+    Raises: ObjectMissing, StoreError.
+    """
+    buffer = memoryview(bytearray(SMALL_BYTES))
+    with closing(store.open(key)) as reader:
+        return bytes(buffer[: reader.readinto(buffer)])

@@ -1,0 +1,1 @@
+"""Recovery: an offline key opens documents when the KMS is lost for good, and shredding holds against it."""
