@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -63,6 +63,7 @@ from vault.recovery.epochkeys import EpochKeys
 from vault.recovery.epochs import RecoveryEpochs
 from vault.recovery.epochtable import EpochTable
 from vault.recovery.keys import RecoveryKeys
+from vault.recovery.rekey import Rekey
 from vault.recovery.restore import Restore
 from vault.recovery.sealing import RecoverySealing
 from vault.rejoin import Rejoin
@@ -152,23 +153,40 @@ def build(settings: Settings) -> Iterator[Services]:
         yield services
 
 
-@contextmanager
-def open_restore(
-    settings: Settings, private: RecoveryPrivateKey, site: str | None
-) -> Iterator[Restore]:
-    """A copy of the database and one site, without the KMS, for as long as the block runs.
+@dataclass(frozen=True)
+class Offline:
+    """A copy of the database and one site, opened with the recovery key and without the KMS.
 
-    Raises: as `build`, but for what the KMS says.
+    Attributes:
+        rekey: makes what brings the vault under the KMS of the settings, which must be a new one.
     """
+
+    restore: Restore
+    rekey: Callable[[], Rekey]
+
+
+@contextmanager
+def open_offline(
+    settings: Settings, private: RecoveryPrivateKey, site: str | None
+) -> Iterator[Offline]:
+    """What recovers a vault, for as long as the block runs. Raises: as `build`."""
     with ExitStack() as stack:
-        database = Database(_service_url(settings, stack), connections=4)
+        database = Database(_service_url(settings, stack), connections=8)
         stack.callback(database.dispose)
         _refuse_unsafe_database(database)
         stores = _open_stores(settings)
         chosen = site or settings.local_site
         if chosen not in stores:
             raise SettingsError(f"there is no such site; they are {' and '.join(sorted(stores))}")
-        yield Restore(database, vault_id_of(database), stores[chosen], private)
+        vault_id = vault_id_of(database)
+        restore = Restore(database, vault_id, stores[chosen], private)
+
+        def rekey() -> Rekey:
+            keys, _ = _open_keys(settings, database, vault_id, is_new=True)
+            keks, epoch_keys = Keks(database, keys, {}), EpochKeys(vault_id, keys, stores)
+            return Rekey(database, restore, keys, keks, epoch_keys)
+
+        yield Offline(restore, rekey)
 
 
 def _wire(
@@ -275,15 +293,19 @@ def _refuse_unsafe_database(database: Database) -> None:
 
 
 def _open_keys(
-    settings: Settings, database: Database, vault_id: UUID
+    settings: Settings, database: Database, vault_id: UUID, *, is_new: bool = False
 ) -> tuple[KeyProvider, KeyProvider]:
-    """The keys for the service, and for its drills. All KEKs exist afterwards."""
+    """The keys for the service, and for its drills. All KEKs exist afterwards.
+
+    Args:
+        is_new: a keyring may be made although there are documents, which it cannot open.
+    """
     if settings.kms.kind is KmsKind.TRANSIT:
         roles = settings.kms.roles
         keys = _open_transit(settings.kms, roles.service)
         drill_keys = _open_transit(settings.kms, roles.drill) if roles.drill else keys
     else:
-        keys = drill_keys = _open_keyring(settings, database, vault_id)
+        keys = drill_keys = _open_keyring(settings, database, vault_id, is_new=is_new)
     for purpose in Purpose:
         keys.create_key(purpose)
     return keys, drill_keys
@@ -311,11 +333,13 @@ def _secret_id(path: Path) -> str:
         ) from None
 
 
-def _open_keyring(settings: Settings, database: Database, vault_id: UUID) -> KeyProvider:
+def _open_keyring(
+    settings: Settings, database: Database, vault_id: UUID, *, is_new: bool
+) -> KeyProvider:
     path = settings.home / "keys" / "keyring.json"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Never made anew beside documents that only the lost one could open.
-    is_first_start = not path.exists() and not holds_documents(database)
+    is_first_start = not path.exists() and (is_new or not holds_documents(database))
     root_key = _root_key(settings, vault_id, may_create=is_first_start and settings.is_embedded)
     if is_first_start:
         create_keyring(path, root_key)

@@ -18,6 +18,7 @@ from keymgmt.errors import KeyManagementError
 from keymgmt.provider import KeyProvider, Purpose
 from vault.errors import VaultError
 from vault.objects.store import StoreError
+from vault.recovery.epochs import RecoveryEpochs
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def _examine_running(services: Services) -> Iterator[Finding]:
         yield _kms_roles(services.settings)
     for site, store in services.stores.items():
         yield _capabilities(site, store.probe)
+    yield _recovery(services.recovery_epochs)
     if services.settings.is_embedded:
         yield Finding("database", ok=True, words="embedded: one copy; back up the home folder")
 
@@ -131,6 +133,20 @@ def _kms_roles(settings: Settings) -> Finding:
         else "each duty has its own"
     )
     return Finding("kms-roles", ok=True, words=words)
+
+
+def _recovery(epochs: RecoveryEpochs) -> Finding:
+    try:
+        if epochs.newest() is None:
+            words = "no recovery key: if the KMS is lost, so are the documents (docs/recovery.md)"
+            return Finding("recovery", ok=True, words=words)
+        missing = epochs.missing_at()
+    except StoreError as exc:
+        return Finding("recovery", ok=False, words=_with_remedy(exc))
+    if missing:
+        words = f"site {' and '.join(missing)} lacks the epoch key: register the recovery key again"
+        return Finding("recovery", ok=False, words=words)
+    return Finding("recovery", ok=True, words="every site has the epoch key")
 
 
 def _capabilities(site: str, probe: Callable[[], Any]) -> Finding:

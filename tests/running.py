@@ -41,8 +41,12 @@ class RunningService:
 
 
 @contextmanager
-def running(services: Services) -> Iterator[RunningService]:
-    """Serve `services` on a thread until the block ends."""
+def running(services: Services, of: RunningService | None = None) -> Iterator[RunningService]:
+    """Serve `services` on a thread until the block ends.
+
+    Args:
+        of: serves the same vault, and knows its API keys.
+    """
     logs.configure(LogFormat.HUMAN)
     listener = server.bind(services.settings)
     ready = threading.Event()
@@ -51,17 +55,22 @@ def running(services: Services) -> Iterator[RunningService]:
     thread.start()
     try:
         assert ready.wait(20), "the service did not start"
-        yield _described(server.url_of(services.settings, listener), services)
+        keys = (of.admin_key, of.demo_key) if of else _first_keys(services)
+        yield _described(server.url_of(services.settings, listener), services, *keys)
     finally:
         http.should_exit = True
         thread.join(40)
 
 
-def _described(url: str, services: Services) -> RunningService:
+def _first_keys(services: Services) -> tuple[str, str]:
     keys: list[str] = []
     for new in (ADMINISTRATOR, DEMO):
         create_once(services.database, new, keys.append)
     admin_key, demo_key = keys
+    return admin_key, demo_key
+
+
+def _described(url: str, services: Services, admin_key: str, demo_key: str) -> RunningService:
     clients = [
         httpx.Client(
             base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60, trust_env=False

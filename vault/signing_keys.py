@@ -78,8 +78,12 @@ class SigningKeys:
         return made.public
 
     def reseal(self) -> None:
-        """Seal every private half anew under the newest KEK version. Raises: as `sign`."""
-        for row in self._database.execute(select(signing_keys), {}):
+        """Seal the private half in use anew under the newest KEK version. Raises: as `sign`.
+
+        The earlier ones sign nothing any more: they die with the version that they are sealed under.
+        """
+        in_use = signing_keys.c.retired_at.is_(None)
+        for row in self._database.execute(select(signing_keys).where(in_use), {}):
             public = _public(row)
             key = unseal(self._keys, Purpose.LOG, row.sealed_seed, public)
             mine = (signing_keys.c.id == row.id) & (signing_keys.c.sealed_seed == row.sealed_seed)

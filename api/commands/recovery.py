@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from api.bootstrap import open_restore
+from api.bootstrap import Offline, open_offline
 from api.commands.keys import NoWait, key, run_job
 from api.commands.local import Home, Json, explained, given, say
 from api.commands.output import COULD_NOT_RUN, FOUND_WRONG, AsJson, progress_bar, show_list
@@ -31,6 +31,7 @@ PassphraseFile = Annotated[
 ]
 
 _MAX_NAMED: Final = 1000
+_SHUT: Final = "shredded, or damaged"
 _KEY: Final = ("id", "registered_at", "registered_by", "sealed", "unsealed")
 
 
@@ -87,24 +88,27 @@ def recover(
     check: Annotated[
         bool, typer.Option("--check", help="open every data key, and write nothing")
     ] = False,
+    rekey: Annotated[
+        bool, typer.Option("--rekey", help="wrap every data key under the new KMS of the settings")
+    ] = False,
     site: Annotated[str | None, typer.Option(help="a or b; by default the local one")] = None,
     passphrase_file: PassphraseFile = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """When the KMS is lost for good: restore all documents from a database copy and a site.
+    """When the KMS is lost for good: documents, or the whole vault, from a database copy and a site.
 
     Example: STRONGROOM_DATABASE_URL_FILE=copy-url strongroom recover recovery.key --output restored
     """
-    if (output is None) == (not check):
-        typer.echo("strongroom: say either --output FOLDER or --check", err=True)
+    if [output is not None, check, rekey].count(True) != 1:
+        typer.echo("strongroom: say one of --output FOLDER, --check and --rekey", err=True)
         raise typer.Exit(COULD_NOT_RUN)
     with explained():
         private = read_private(private_key, _passphrase(passphrase_file, confirm=False))
         settings = load(**given(home=home))
-        with lock_home(settings.home), open_restore(settings, private, site) as restore:
-            restore.prepare()
-            found = _checked(restore) if output is None else _restored(restore, output)
+        with lock_home(settings.home), open_offline(settings, private, site) as offline:
+            offline.restore.prepare()
+            found = _performed(offline, output, rekey=rekey)
     say(found.as_result(), found.in_words(), as_json=as_json)
     if found.failed:
         raise typer.Exit(FOUND_WRONG)
@@ -140,6 +144,12 @@ def _line(failed: dict[str, Any]) -> str:
     return f"{failed['document_id']} version {failed['version']}: {failed['reason']}"
 
 
+def _performed(offline: Offline, output: Path | None, *, rekey: bool) -> _Outcome:
+    if output is not None:
+        return _restored(offline.restore, output)
+    return _rekeyed(offline) if rekey else _checked(offline.restore)
+
+
 def _checked(restore: Restore) -> _Outcome:
     def check(version: StoredVersion) -> str:
         restore.data_key(version)
@@ -163,6 +173,21 @@ def _restored(restore: Restore, output: Path) -> _Outcome:
     return found
 
 
+def _rekeyed(offline: Offline) -> _Outcome:
+    found, total = _Outcome(), offline.restore.count()
+    with progress_bar("rekey", of_bytes=False) as advance:
+
+        def report(version: StoredVersion, is_open: bool) -> None:
+            if is_open:
+                found.counts["rekeyed"] += 1
+            else:
+                found.fail(version, _SHUT)
+            advance(found.counts.total(), total)
+
+        offline.rekey().run(report)
+    return found
+
+
 def _each(restore: Restore, label: str, work: Callable[[StoredVersion], str]) -> _Outcome:
     found, total = _Outcome(), restore.count()
     with progress_bar(label, of_bytes=False) as advance:
@@ -170,7 +195,7 @@ def _each(restore: Restore, label: str, work: Callable[[StoredVersion], str]) ->
             try:
                 found.counts[work(version)] += 1
             except DecryptionFailed:
-                found.fail(version, "shredded, or damaged")
+                found.fail(version, _SHUT)
             except ObjectMissing:
                 found.fail(version, "the site has no such object")
             advance(found.counts.total(), total)

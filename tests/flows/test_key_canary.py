@@ -16,9 +16,11 @@ import pytest
 from sqlalchemy import Engine, text
 
 from keymgmt.errors import DecryptionFailed
+from keymgmt.recoverykey import RecoveryPrivateKey
 from keymgmt.secret import SecretKey
 from tests.api.helpers import upload
 from tests.api.test_damage import object_file
+from tests.flows.epochs import run_job
 from tests.running import RunningService
 from vault.records import find_document
 
@@ -52,7 +54,10 @@ def test_no_key_is_seen_outside_of_the_room_of_keys(
     owner: Engine,
     tmp_path: Path,
 ) -> None:
-    lists = ("/v1/keys", "/v1/jobs", "/v1/keys/epochs", "/v1/keys/public")
+    body = {"public_key": RecoveryPrivateKey.generate().public.to_text()}
+    run_job(service, "/v1/keys/recovery", json=body)
+    run_job(service, "/v1/keys/epochs")
+    lists = ("/v1/keys", "/v1/jobs", "/v1/keys/epochs", "/v1/keys/public", "/v1/keys/recovery")
     answers = [_use(service), *(service.admin.get(path).text for path in lists)]
     answers.append(httpx.get(f"{service.url}/metrics", trust_env=False).text)
     answers.append(service.services.settings.model_dump_json() + repr(service.services))

@@ -13,16 +13,18 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, text
 from typer.testing import CliRunner, Result
 
-from api.bootstrap import build, open_restore
+from api.bootstrap import build, open_offline
 from api.cli import app
+from api.doctor import _examine_running
 from api.embedded import DatabaseUrls, EmbeddedPostgres
+from api.settings import KmsKind, KmsSettings
 from keymgmt.errors import DecryptionFailed
 from keymgmt.recoveryfile import write_private
 from keymgmt.recoverykey import RecoveryPrivateKey
 from tests.api.helpers import named, upload
 from tests.api.test_damage import flip, object_file
 from tests.flows.epochs import LATER, purged, run_job, snapshot
-from tests.running import RunningService
+from tests.running import RunningService, running
 from vault import clock
 from vault.jobs import JobKind
 from vault.recovery.restore import CannotRestore
@@ -56,7 +58,8 @@ def recovered(
     given = {} if url is None else {"database_url": SecretStr(url)}
     settings = service.services.settings.model_copy(update=given)
     found: dict[str, bytes | None] = {}
-    with open_restore(settings, private, site) as restore:
+    with open_offline(settings, private, site) as offline:
+        restore = offline.restore
         restore.prepare()
         for version in restore.versions():
             try:
@@ -204,6 +207,9 @@ def test_epoch_keys_lost_at_both_sites_are_replaced(
         for each in list(store.list("recovery/")):
             store.delete(each.key)
     assert service.services.recovery_epochs.missing_at() == ["a", "b"]
+    (finding,) = [each for each in _examine_running(service.services) if each.about == "recovery"]
+    assert not finding.ok
+    assert "a and b" in finding.words
     with pytest.raises(CannotRestore, match="no epoch key"):
         recovered(service, private)
     register(service, private)
@@ -350,6 +356,16 @@ def test_blobs_swapped_between_rows_open_nothing(
 # By hand: the commands
 
 
+def another_kms(lost: KmsSettings, folder: Path) -> KmsSettings:
+    """A KMS that knows no key of the lost one; a keyring's home has to be another too."""
+    if lost.kind is KmsKind.TRANSIT:
+        return lost.model_copy(update={"key_prefix": f"{lost.key_prefix}new-"})
+    assert lost.key_file is not None
+    keyring = folder / "home" / "keys" / "keyring.json"
+    keyring.rename(folder / "lost.json")
+    return lost
+
+
 class Offline:
     """The command line on a machine that knows a database copy and the sites, and no KMS."""
 
@@ -400,6 +416,33 @@ def test_from_a_new_key_to_restored_files(
     assert (output / document["id"] / "1").read_bytes() == b"PDF"
     (described,) = map(json.loads, (output / "documents.jsonl").read_text("utf-8").splitlines())
     assert (described["name"], described["file"]) == ("合同.pdf", f"{document['id']}/1")
+
+
+def test_a_vault_whose_kms_was_lost_serves_again_under_a_new_one(
+    service: RunningService, private: RecoveryPrivateKey, tmp_path: Path
+) -> None:
+    register(service, private)
+    documents = [upload(service.demo, b"%d" % number) for number in range(3)]
+    run_job(service, "/v1/keys/epochs")
+    settings = service.services.settings.model_copy(
+        update={"kms": another_kms(service.services.settings.kms, tmp_path)}
+    )
+    with open_offline(settings, private, None) as offline:
+        offline.restore.prepare()
+        for _ in range(2):  # once more does no harm
+            assert offline.rekey().run(lambda _, is_open: None) == 3
+    with build(settings) as again, running(again, service) as served:
+        for number, document in enumerate(documents):
+            assert (
+                served.demo.get(f"/v1/documents/{document['id']}/content").content == b"%d" % number
+            )
+        late = upload(served.demo, b"late")
+        assert run_job(served, "/v1/keys/epochs")["state"] == "done"
+        for purpose in ("log", "backups"):
+            served.admin.post(f"/v1/keys/{purpose}/rotate")
+            assert served.admin.post(f"/v1/keys/{purpose}/retire").status_code == 200
+        assert run_job(served, "/v1/keys/drill")["result"]["opened"] == 4
+        assert recovered(served, private)[late["id"]] == b"late"
 
 
 def test_a_damaged_or_missing_object_is_named_and_the_others_are_restored(

@@ -85,7 +85,11 @@ class EpochKeys:
 
     def rewrap(self, name: EpochKeyName) -> None:
         """Wrap the key under the newest KEK version, and drop older forms. Raises: as `open`, `make`."""
-        kept = self._wrap(name, self._unwrap(name))
+        self.wrap_anew(name, self._unwrap(name))
+
+    def wrap_anew(self, name: EpochKeyName, key: EpochKey) -> None:
+        """The same, with the key in hand. Raises: as `make`."""
+        kept = self._wrap(name, key)
         for store in self._stores.values():
             _delete(store, [key for key in _wrapped_forms(store, name) if key != kept])
 

@@ -24,7 +24,7 @@ from keymgmt.binding import associated_data
 from keymgmt.commitment import verify
 from keymgmt.datakey import DataKey
 from keymgmt.errors import DecryptionFailed
-from keymgmt.recovery import BlobKind, EpochSealer
+from keymgmt.recovery import BlobKind, EpochKey, EpochSealer
 from keymgmt.recoverykey import RecoveryPrivateKey
 from vault.catalogue import Catalogues
 from vault.database import Database
@@ -32,7 +32,7 @@ from vault.entries import Entries
 from vault.errors import VaultError
 from vault.objects.keys import object_key
 from vault.objects.store import ObjectMissing, ObjectStore
-from vault.recovery.epochkeys import open_offline
+from vault.recovery.epochkeys import EpochKeyName, open_offline
 from vault.recovery.epochtable import EpochTable, RecoveryEpoch
 from vault.rejoin import join_recovery
 from vault.tables import documents, recovery_blobs, versions
@@ -51,6 +51,7 @@ class StoredVersion:
         epoch, blob: its recovery blob; None where it has none.
     """
 
+    id: UUID
     document_id: UUID
     number: int
     name: str
@@ -78,6 +79,7 @@ class Restore:
         self._vault_id = vault_id
         self._store = store
         self._private = private
+        self._epoch_keys: Mapping[EpochKeyName, EpochKey] = {}
         self._sealers: Mapping[int, EpochSealer] = {}
 
     def prepare(self) -> None:
@@ -90,12 +92,20 @@ class Restore:
         """
         table = EpochTable(self._database)
         self._join_catalogue(table)
-        mine = self._mine(table.all())
-        self._sealers = {epoch.number: sealer for epoch in mine for sealer in self._sealer(epoch)}
+        self._epoch_keys = {
+            epoch.name: key for epoch in self._mine(table.all()) for key in self._opened(epoch)
+        }
+        self._sealers = {
+            name.epoch: EpochSealer(key, name.epoch) for name, key in self._epoch_keys.items()
+        }
         if not self._sealers:
             raise CannotRestore(
                 f"site {self._store.site} has no epoch key of this vault; try the other site"
             )
+
+    def epoch_keys(self) -> list[tuple[EpochKeyName, EpochKey]]:
+        """Those that are left, opened."""
+        return list(self._epoch_keys.items())
 
     def count(self) -> int:
         """How many versions the copy has."""
@@ -145,8 +155,9 @@ class Restore:
             return
         recovery = found.header.recovery
         self._mine([recovery.of])
-        for sealer in self._sealer(recovery.of):
+        for key in self._opened(recovery.of):
             blob, binding = base64.b64decode(recovery.blob), catalogues.binding(found.header)
+            sealer = EpochSealer(key, recovery.epoch)
             data_key = sealer.open(self._private, BlobKind.CATALOGUE, binding, blob)
             entries = catalogues.entries(found, data_key)
             join_recovery(found, entries, Entries(self._database), table)
@@ -163,11 +174,10 @@ class Restore:
             )
         return mine
 
-    def _sealer(self, epoch: RecoveryEpoch) -> Iterator[EpochSealer]:
-        """One if the site has the epoch's key, none if that is over."""
+    def _opened(self, epoch: RecoveryEpoch) -> Iterator[EpochKey]:
+        """Its key if the site has that, none if the epoch is over."""
         with suppress(ObjectMissing):
-            key = open_offline(self._store, epoch.name, self._private, self._vault_id)
-            yield EpochSealer(key, epoch.number)
+            yield open_offline(self._store, epoch.name, self._private, self._vault_id)
 
     def _stored(self, row: Row[Any]) -> StoredVersion:
         binding = associated_data(
@@ -177,6 +187,7 @@ class Restore:
             object_id=row.object_id,
         )
         return StoredVersion(
+            id=row.id,
             document_id=row.document_id,
             number=row.number,
             name=row.name,
