@@ -132,6 +132,9 @@ def _kms_roles(settings: Settings) -> Finding:
         if shared
         else "each duty has its own"
     )
+    unused = [duty for duty in ("reveal", "sequencer", "backup") if getattr(roles, duty)]
+    if unused:
+        words += f"; nothing uses {', '.join(unused)} yet"
     return Finding("kms-roles", ok=True, words=words)
 
 

@@ -8,7 +8,8 @@ does not know (https://github.com/hashicorp/vault/issues/29532). What answers me
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from typing_extensions import override
@@ -37,6 +38,9 @@ from keymgmt.transitsession import CAPABILITIES, Answer, Body, TransitSession
 BATCH: Final = 200
 """Items per request: OpenBao takes 1,000 strings in one, keys and values together."""
 
+IN_FLIGHT: Final = 2
+"""Requests of one batch at a time."""
+
 _NOT_FOUND: Final = 404
 _KIND: Final[Mapping[str, Any]] = {
     "type": "aes256-gcm96",
@@ -47,6 +51,8 @@ _KIND: Final[Mapping[str, Any]] = {
 """What each key of ours is: it wraps only together with a context, and never comes out."""
 
 Opened = TypeVar("Opened")
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 class TransitProvider(KeyProvider):
@@ -194,13 +200,15 @@ class TransitProvider(KeyProvider):
     ) -> list[Opened | KeyManagementError]:
         """One answer per item; `opened` takes it out of the KMS's result, None where there is none."""
         sound = [place for place, item in enumerate(items) if is_sound(item.wrapped)]
-        answers: list[Opened | None] = [None] * len(items)
-        for start in range(0, len(sound), BATCH):
-            chunk = sound[start : start + BATCH]
+        chunks = [sound[start : start + BATCH] for start in range(0, len(sound), BATCH)]
+
+        def send(chunk: Sequence[int]) -> list[Opened | None]:
             sent = [items[place] for place in chunk]
-            for place, answer in zip(
-                chunk, self._send(kek, operation, sent, fields, opened), strict=True
-            ):
+            return self._send(kek, operation, sent, fields, opened)
+
+        answers: list[Opened | None] = [None] * len(items)
+        for chunk, answered in zip(chunks, _side_by_side(send, chunks), strict=True):
+            for place, answer in zip(chunk, answered, strict=True):
                 answers[place] = answer
         if answers and None not in answers:
             return [answer for answer in answers if answer is not None]
@@ -259,6 +267,14 @@ class TransitProvider(KeyProvider):
 
     def _name(self, kek: str) -> str:
         return self._prefix + kek
+
+
+def _side_by_side(call: Callable[[Given], Made], given: Sequence[Given]) -> Iterable[Made]:
+    """Each call's answer, in order; the KMS works on one request while we make or read another."""
+    if len(given) <= 1:
+        return map(call, given)
+    with ThreadPoolExecutor(IN_FLIGHT, "kms") as pool:
+        return list(pool.map(call, given))
 
 
 def _needed(name: str) -> dict[str, str]:

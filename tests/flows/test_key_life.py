@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -90,6 +91,18 @@ def test_every_purpose_has_a_kek_of_its_own_that_rotates(
     assert service.admin.post(f"/v1/keys/{purpose}/rotate").json()["latest"] == 2
     others = service.admin.get("/v1/keys").json()["items"]
     assert {item["latest"] for item in others if item["purpose"] != purpose} == {1}
+
+
+def test_two_rotations_at_once_make_two_versions(service: RunningService) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        rotating = [pool.submit(service.admin.post, "/v1/keys/documents/rotate") for _ in range(2)]
+        uploading = pool.submit(upload, service.demo, b"filed meanwhile")
+        assert [each.result().status_code for each in rotating] == [201, 201]
+    assert kek(service)["latest"] == 3
+    assert content(service, uploading.result()) == b"filed meanwhile"
+    assert content(service, upload(service.demo, b"after")) == b"after"
+    assert run_job(service, "/v1/keys/documents/rewrap")["result"]["kek_version"] == 3
+    assert service.admin.post("/v1/keys/documents/retire").json()["oldest_kept"] == 3
 
 
 def test_an_upload_that_outlives_its_key_version_lands_under_the_new_one(

@@ -114,9 +114,17 @@ def secret_file(folder: Path, name: str) -> Path:
     return folder / str(COMPOSE["secrets"][name]["file"])
 
 
-def run_documented(heading: str, folder: Path) -> None:
+def run_documented(
+    heading: str, folder: Path, environment: Mapping[str, str] | None = None
+) -> None:
     """Run the guide's first commands below `heading` in `folder`, as they stand there."""
     _, _, section = GUIDE.partition(f"{heading}\n")
     block = re.search(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     assert block, f"docs/production.md has no commands below {heading}"
-    subprocess.run(["bash", "-euc", block[1]], cwd=folder, check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        ["bash", "-euc", block[1]],
+        cwd=folder,
+        env=environment,
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
