@@ -145,6 +145,8 @@ class Shred:
             As `jobrun.Work`.
         """
         place = run.place or self._begin(run)
+        if not place.get("recovery_begun"):
+            self._begin_recovery_epoch(run, place)
         epoch, target = place["epoch"], place["target"]
         # The recovery epoch begun here, or one begun since.
         self._save_survivors(run, epoch, target, self._recovery_epochs.current())
@@ -153,17 +155,22 @@ class Shred:
         return self._certify(epoch, target)
 
     def _begin(self, run: JobRun) -> dict[str, Any]:
-        """Rotate, and write down under which version and recovery epoch the survivors will live."""
+        """Rotate, and write down under which version the survivors will live."""
         _, probe = self._keys.generate_data_key(Purpose.DOCUMENTS, _PROBE)
         target = self._keks.rotate(None, Purpose.DOCUMENTS)
-        self._recovery_epochs.begin()
         place = {
             "epoch": self._open_epoch(target),
             "target": target,
             "probe": probe.text,
+            "recovery_begun": False,
         }
         run.report(done=0, total=self._wrapped_keys.count(below=target), place=place)
         return place
+
+    def _begin_recovery_epoch(self, run: JobRun, place: Mapping[str, Any]) -> None:
+        """A step of its own: it waits for both sites, and a rotation must not be repeated for that."""
+        self._recovery_epochs.begin()
+        run.report(done=run.done, total=run.done, place={**place, "recovery_begun": True})
 
     def _open_epoch(self, target: int) -> int:
         """The number of the epoch: a new one. One that was given up before stays without certificate."""

@@ -86,6 +86,12 @@ def replicated(service: RunningService) -> None:
             service.services.stores["b"].put(str(path.relative_to(sites.a.path)), path.read_bytes())
 
 
+def make_due(service: RunningService) -> None:
+    """Let a job that waits for a dependency be tried at once."""
+    with service.services.database.transaction() as connection:
+        connection.execute(text("UPDATE jobs SET due_at = now()"))
+
+
 # Registering
 
 
@@ -319,6 +325,30 @@ def test_an_epoch_leaves_one_epoch_key_and_destroys_the_older(
         recipient = another.recovery_epochs.current()
         assert recipient is not None
         assert recipient.epoch.number == 2
+
+
+def test_an_epoch_that_waits_for_a_site_begins_once(
+    service: RunningService, private: RecoveryPrivateKey
+) -> None:
+    register(service, private)
+    document = upload(service.demo, b"survivor")
+    folder = service.services.settings.sites.b.path
+    assert folder is not None
+    hidden = folder.with_name("away")
+    folder.rename(hidden)
+    folder.touch()
+    started = service.admin.post("/v1/keys/epochs").json()
+    for _ in range(3):
+        assert service.services.job_runner.run_one()
+        assert service.admin.get(f"/v1/jobs/{started['id']}").json()["state"] == "queued"
+        make_due(service)
+    folder.unlink()
+    hidden.rename(folder)
+    assert service.services.job_runner.run_one()
+    assert service.admin.get(f"/v1/jobs/{started['id']}").json()["state"] == "done"
+    assert service.admin.get("/v1/keys").json()["items"][0]["latest"] == 2
+    assert len(epoch_key_folders(service, "a")) == 1
+    assert recovered(service, private) == {document["id"]: b"survivor"}
 
 
 def test_the_certificate_says_which_epoch_keys_went(

@@ -67,6 +67,8 @@ class EpochKeys:
             StoreError, KeyServiceUnavailable: nothing refers to what was stored so far.
             IntegrityFailure: a site gave back other bytes than it was given.
         """
+        for store in self._stores.values():
+            store.check()
         name, key = EpochKeyName(epoch, uuid4()), EpochKey.generate()
         sealed = seal_epoch_key(public, key, vault_id=self._vault_id, epoch=epoch)
         self._store_everywhere(name.sealed, sealed)
