@@ -6,7 +6,8 @@ It unwraps all of them in batches and touches no object; keys stay in this proce
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
 from keymgmt.commitment import verify
@@ -17,6 +18,9 @@ from vault.jobrun import JobRun
 from vault.wrapped_keys import StoredKey, WrappedKeys
 
 MAX_NAMED: Final = 1000
+
+Batch = Sequence[StoredKey]
+Answers = Sequence[DataKey | KeyManagementError]
 
 
 class KeyDrill:
@@ -34,22 +38,37 @@ class KeyDrill:
         tally = _Tally(run.place)
         total = self._wrapped_keys.count()
         run.report(done=run.done, total=total, place=run.place)
-        for batch in self._wrapped_keys.batches(tally.after):
-            self._drill(tally, batch)
+        for batch, answers in self._answered(self._wrapped_keys.batches(tally.after)):
+            self._drill(tally, batch, answers)
             run.report(done=tally.seen, total=total, place=tally.as_place())
         return tally.as_result()
 
-    def _drill(self, tally: _Tally, batch: Sequence[StoredKey]) -> None:
-        failed = self._open(tally, batch)
+    def _answered(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Answers]]:
+        """Each batch with what came of it; the KMS works on the next one meanwhile."""
+        with ThreadPoolExecutor(1, "unwraps-ahead") as ahead:
+            before: tuple[Batch, Future[Answers]] | None = None
+            for batch in batches:
+                asked = ahead.submit(self._unwrap, batch)
+                if before is not None:
+                    yield before[0], before[1].result()
+                before = batch, asked
+            if before is not None:
+                yield before[0], before[1].result()
+
+    def _unwrap(self, batch: Batch) -> Answers:
+        return self._keys.unwrap_batch(Purpose.DOCUMENTS, [key.bound for key in batch])
+
+    def _drill(self, tally: _Tally, batch: Batch, answers: Answers) -> None:
+        failed = self._opened(tally, batch, answers)
         if failed:
             # Rewrapped or purged since the batch was read? As they are now, once more.
-            for key in self._open(tally, self._wrapped_keys.find(failed)):
+            again = self._wrapped_keys.find(failed)
+            for key in self._opened(tally, again, self._unwrap(again)):
                 tally.fail(key)
         tally.after = batch[-1].place
 
-    def _open(self, tally: _Tally, batch: Sequence[StoredKey]) -> list[StoredKey]:
+    def _opened(self, tally: _Tally, batch: Batch, answers: Answers) -> list[StoredKey]:
         """Count those that open; return the others."""
-        answers = self._keys.unwrap_batch(Purpose.DOCUMENTS, [key.bound for key in batch])
         failed = []
         for key, answer in zip(batch, answers, strict=True):
             if _is_committed(key, answer):
