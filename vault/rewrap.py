@@ -14,7 +14,8 @@ from typing import Any, Final, Self
 
 from keymgmt.provider import KeyProvider, Purpose, WrappedKey
 from vault.jobrun import JobFailed, JobRun
-from vault.wrapped_keys import Place, StoredKey, WrappedKeys
+from vault.walk import Place
+from vault.wrapped_keys import StoredKey, WrappedKeys
 
 PAUSE_RATIO: Final = 0.1
 """Rest after a batch, as a share of the time it took."""

@@ -1,28 +1,19 @@
-"""The wrapped data keys of all stored versions, in batches and in a fixed order.
-
-The order is that of the primary key, so a walk that was broken off goes on from the last place seen, and
-memory is that of one batch however many there are.
-"""
+"""The wrapped data keys of all stored versions, and putting rewrapped ones in their place."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, literal, select, text, true, tuple_
+from sqlalchemy import ColumnElement, func, select, text, true, tuple_
 
 from keymgmt.binding import associated_data
 from keymgmt.provider import BoundKey, WrappedKey
 from vault.database import Database
 from vault.tables import documents, versions
-
-BATCH: Final = 1000
-
-Place = tuple[str, int]
-"""A document's id and a version number; JSON keeps it as a list."""
+from vault.walk import Place, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +48,9 @@ class WrappedKeys:
     def batches(
         self, after: Place | None = None, *, below: int | None = None
     ) -> Iterator[list[StoredKey]]:
-        """Batches of up to `BATCH`, from the place `after` on.
-
-        Each is read while the one before it is worked on.
-
-        Raises: DatabaseUnavailable.
-        """
-        where = _under(below)
-        with ThreadPoolExecutor(1, "keys-ahead") as reader:
-            coming = reader.submit(self._batch, after, where)
-            while batch := coming.result():
-                coming = reader.submit(self._batch, batch[-1].place, where)
-                yield batch
+        """In batches, from the place `after` on. Raises: DatabaseUnavailable."""
+        for rows in walk(self._database, _KEYS.where(_under(below)), after):
+            yield [self._stored(row) for row in rows]
 
     def find(self, keys: Sequence[StoredKey]) -> list[StoredKey]:
         """The same versions as they are now; those that were purged are left out."""
@@ -91,13 +73,6 @@ class WrappedKeys:
             "new": [new.text for _, new in moved],
         }
         return len(self._database.execute(_REPLACE, values))
-
-    def _batch(self, after: Place | None, where: ColumnElement[bool]) -> list[StoredKey]:
-        query = _KEYS.where(where).order_by(versions.c.document_id, versions.c.number)
-        if after is not None:
-            here = tuple_(versions.c.document_id, versions.c.number)
-            query = query.where(here > tuple_(literal(UUID(after[0])), literal(after[1])))
-        return [self._stored(row) for row in self._database.execute(query.limit(BATCH), {})]
 
     def _stored(self, row: Sequence[Any]) -> StoredKey:
         document_id, number, version_id, object_id, wrapped, commitment, class_name = row

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final
 
@@ -48,3 +50,22 @@ def snapshot(postgres: EmbeddedPostgres, service: RunningService, urls: Database
         connection.execute(text(f"CREATE DATABASE {source}_old TEMPLATE {source}"))
     admin.dispose()
     return make_url(urls.service).set(database=f"{source}_old").render_as_string(False)
+
+
+@contextmanager
+def site_b_away(service: RunningService) -> Iterator[None]:
+    """Its folder is a file meanwhile."""
+    folder = service.services.settings.sites.b.path
+    assert folder is not None
+    hidden = folder.with_name("away")
+    folder.rename(hidden)
+    folder.touch()
+    yield
+    folder.unlink()
+    hidden.rename(folder)
+
+
+def make_due(service: RunningService) -> None:
+    """Let a job that waits for a dependency be tried at once."""
+    with service.services.database.transaction() as connection:
+        connection.execute(text("UPDATE jobs SET due_at = now()"))

@@ -23,7 +23,7 @@ from keymgmt.errors import DecryptionFailed, KeyVersionRetired
 from keymgmt.provider import Purpose, WrappedKey
 from keymgmt.signing import VerifyingKey
 from tests.api.helpers import named, upload
-from tests.flows.epochs import LATER, purged, run_job, snapshot
+from tests.flows.epochs import LATER, make_due, purged, run_job, site_b_away, snapshot
 from tests.running import RunningService
 from vault import clock
 from vault.jobrun import JobLost
@@ -393,21 +393,14 @@ def test_nothing_is_destroyed_while_a_site_is_away(
     service: RunningService,
 ) -> None:
     document = upload(service.demo, b"survivor")
-    folder = service.services.settings.sites.b.path
-    assert folder is not None
-    hidden = folder.with_name("away")
-    folder.rename(hidden)
-    folder.touch()
-    started = service.admin.post("/v1/keys/epochs").json()
-    service.services.job_runner.run_one()
-    waiting = service.admin.get(f"/v1/jobs/{started['id']}").json()
-    assert waiting["state"] == "queued"
-    assert "waiting" in waiting["error"]
-    assert kek(service)["oldest_kept"] == 1
-    folder.unlink()
-    hidden.rename(folder)
-    with service.services.database.transaction() as connection:
-        connection.execute(text("UPDATE jobs SET due_at = now()"))
+    with site_b_away(service):
+        started = service.admin.post("/v1/keys/epochs").json()
+        service.services.job_runner.run_one()
+        waiting = service.admin.get(f"/v1/jobs/{started['id']}").json()
+        assert waiting["state"] == "queued"
+        assert "waiting" in waiting["error"]
+        assert kek(service)["oldest_kept"] == 1
+    make_due(service)
     assert service.services.job_runner.run_one()
     assert service.admin.get(f"/v1/jobs/{started['id']}").json()["state"] == "done"
     service.services.unwrap_cache.purge()

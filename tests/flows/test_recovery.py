@@ -23,7 +23,7 @@ from keymgmt.recoveryfile import write_private
 from keymgmt.recoverykey import RecoveryPrivateKey
 from tests.api.helpers import named, upload
 from tests.api.test_damage import flip, object_file
-from tests.flows.epochs import LATER, purged, run_job, snapshot
+from tests.flows.epochs import LATER, make_due, purged, run_job, site_b_away, snapshot
 from tests.running import RunningService, running
 from vault import clock
 from vault.jobs import JobKind
@@ -84,12 +84,6 @@ def replicated(service: RunningService) -> None:
     for path in (sites.a.path / "objects").rglob("*"):
         if path.is_file():
             service.services.stores["b"].put(str(path.relative_to(sites.a.path)), path.read_bytes())
-
-
-def make_due(service: RunningService) -> None:
-    """Let a job that waits for a dependency be tried at once."""
-    with service.services.database.transaction() as connection:
-        connection.execute(text("UPDATE jobs SET due_at = now()"))
 
 
 # Registering
@@ -332,18 +326,12 @@ def test_an_epoch_that_waits_for_a_site_begins_once(
 ) -> None:
     register(service, private)
     document = upload(service.demo, b"survivor")
-    folder = service.services.settings.sites.b.path
-    assert folder is not None
-    hidden = folder.with_name("away")
-    folder.rename(hidden)
-    folder.touch()
-    started = service.admin.post("/v1/keys/epochs").json()
-    for _ in range(3):
-        assert service.services.job_runner.run_one()
-        assert service.admin.get(f"/v1/jobs/{started['id']}").json()["state"] == "queued"
-        make_due(service)
-    folder.unlink()
-    hidden.rename(folder)
+    with site_b_away(service):
+        started = service.admin.post("/v1/keys/epochs").json()
+        for _ in range(3):
+            assert service.services.job_runner.run_one()
+            assert service.admin.get(f"/v1/jobs/{started['id']}").json()["state"] == "queued"
+            make_due(service)
     assert service.services.job_runner.run_one()
     assert service.admin.get(f"/v1/jobs/{started['id']}").json()["state"] == "done"
     assert service.admin.get("/v1/keys").json()["items"][0]["latest"] == 2
