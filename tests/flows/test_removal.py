@@ -13,6 +13,7 @@ from sqlalchemy import Engine, text
 from replication.copier import Copier
 from replication.worker import ReplicationWorker
 from tests.api.helpers import named, upload
+from tests.process import wait_until
 from tests.running import RunningService
 from vault import clock
 
@@ -173,8 +174,9 @@ def test_an_upload_whose_row_was_swept_is_not_committed(
 ) -> None:
     def chunks() -> Iterator[bytes]:
         yield bytes(3 * 2**20)
+        assert wait_until(lambda: _has_upload_rows(owner), 10), "the upload did not begin"
         _age_processes(owner)
-        service.services.sweep.run()
+        assert service.services.sweep.run() > 0
         yield b"late"
 
     answer = service.demo.post("/v1/documents", content=chunks(), headers=named("late.bin"))
@@ -219,6 +221,11 @@ def _wait_until_idle(service: RunningService) -> None:
         if not list(store.pending()):
             return
         service.demo.get("/healthz")
+
+
+def _has_upload_rows(owner: Engine) -> bool:
+    with owner.connect() as connection:
+        return bool(connection.scalar(text("SELECT EXISTS (SELECT FROM uploads)")))
 
 
 def _age_processes(owner: Engine) -> None:
