@@ -24,6 +24,9 @@ from tests.servers.s3 import free_port, killed_with_this_run
 
 POLICIES = Path(__file__).parents[2] / "docs" / "policies"
 
+PATIENCE_SECONDS = 120
+"""For the first start: it waits for many flushes, and a busy disk answers each of them late."""
+
 _CONFIG = """
 storage "raft" {{ path = "{folder}/raft" node_id = "a" }}
 listener "tcp" {{ address = "127.0.0.1:{port}" tls_disable = true }}
@@ -145,22 +148,23 @@ class VaultServer:
         return TransitProvider(self.session(*policies, **options), prefix=prefix)
 
     def _initialise(self) -> None:
-        made = self._root().sys.initialize(1, 1)
+        # Never asked twice: the keys stand in the answer to the first request only.
+        made = self._root(PATIENCE_SECONDS).sys.initialize(1, 1)
         self._unseal_key, self._root_token = made["keys"][0], made["root_token"]
         self.unseal()
-        client = self._root()
+        client = self._root(PATIENCE_SECONDS)
         client.sys.enable_secrets_engine("transit")
         client.sys.enable_auth_method("approle")
         for policy in POLICIES.glob("*.hcl"):
             client.sys.create_or_update_policy(policy.stem, policy.read_text(encoding="utf-8"))
 
-    def _root(self) -> hvac.Client:
+    def _root(self, seconds: float = 10) -> hvac.Client:
         session = requests.Session()
         session.trust_env = False
-        return hvac.Client(url=self.address, token=self._root_token, session=session, timeout=10)
+        return hvac.Client(url=self.address, token=self._root_token, session=session, timeout=seconds)
 
     def _wait_for(self, question: Any) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             with suppress(requests.RequestException, VaultError):
                 if question():
