@@ -47,6 +47,7 @@ from vault.entries import Entries
 from vault.holds import Holds
 from vault.idempotency import IdempotencyKeys
 from vault.identity import holds_documents, vault_id_of
+from vault.incidents import Incidents
 from vault.jobrun import JobRunner
 from vault.jobs import JobKind, Jobs
 from vault.journal import Journal
@@ -54,6 +55,7 @@ from vault.keks import Keks
 from vault.keydrill import KeyDrill
 from vault.keyexport import KeyExport
 from vault.objects.directory import DirectoryStore
+from vault.objects.health import SiteHealth
 from vault.objects.s3 import S3Store
 from vault.objects.store import ObjectStore
 from vault.opening import DocumentKeys
@@ -67,10 +69,12 @@ from vault.recovery.rekey import Rekey
 from vault.recovery.restore import Restore
 from vault.recovery.sealing import RecoverySealing
 from vault.rejoin import Rejoin
+from vault.replicas import Replicas
 from vault.rewrap import Rewrap
 from vault.sealing import Sealing
 from vault.shred import Epochs, Shred
 from vault.signing_keys import SigningKeys
+from vault.siteepoch import SiteEpoch
 from vault.sweep import Sweep
 from vault.upload_rows import UploadRows
 from vault.uploads import Uploads
@@ -94,6 +98,9 @@ class Services:
     vault_id: UUID
     database: Database
     stores: Mapping[str, ObjectStore]
+    health: SiteHealth
+    site_epoch: SiteEpoch
+    incidents: Incidents
     keys: KeyProvider
     access_log: AccessLog
     api_keys: ApiKeys
@@ -102,6 +109,7 @@ class Services:
     documents: Documents
     upload_rows: UploadRows
     uploads: Uploads
+    replicas: Replicas
     contents: Contents
     holds: Holds
     journal: Journal
@@ -141,16 +149,31 @@ def build(settings: Settings) -> Iterator[Services]:
         _refuse_unsafe_database(database)
         vault_id = vault_id_of(database)
         keys, drill_keys = _open_keys(settings, database, vault_id)
-        stores = _open_stores(settings)
-        executor = stack.enter_context(ThreadPoolExecutor(PART_THREADS, "part"))
+        health = SiteHealth(_open_stores(settings))
+        executors = _Executors(
+            stack.enter_context(ThreadPoolExecutor(PART_THREADS, "part")),
+            stack.enter_context(ThreadPoolExecutor(PART_THREADS, "peer-part")),
+        )
         rows = UploadRows(database, settings.local_site)
         rows.start(alone=settings.is_embedded)
         stack.callback(rows.stop)
-        services = _wire(settings, vault_id, database, stores, keys, drill_keys, executor, rows)
+        services = _wire(settings, vault_id, database, health, keys, drill_keys, executors, rows)
         services.keks.reconcile()
+        services.site_epoch.adopt()
         if settings.is_embedded:
             services.job_runner.take_over_all()
+            services.journal.take_over_all()
+        health.start()
+        stack.callback(health.stop)
         yield services
+
+
+@dataclass(frozen=True)
+class _Executors:
+    """Threads for parts at the local site, and for those at the other one."""
+
+    local: ThreadPoolExecutor
+    peer: ThreadPoolExecutor
 
 
 @dataclass(frozen=True)
@@ -193,24 +216,37 @@ def _wire(
     settings: Settings,
     vault_id: UUID,
     database: Database,
-    stores: Mapping[str, ObjectStore],
+    health: SiteHealth,
     keys: KeyProvider,
     drill_keys: KeyProvider,
-    executor: ThreadPoolExecutor,
+    executors: _Executors,
     rows: UploadRows,
 ) -> Services:
-    local = stores[settings.local_site]
+    stores = health.stores
+    (peer_site,) = (site for site in stores if site != settings.local_site)
+    epoch = SiteEpoch(database, settings.local_site)
+    incidents = Incidents(database)
     classes = Classes(database)
     epoch_table = EpochTable(database)
     recovery = RecoveryEpochs(epoch_table, EpochKeys(vault_id, keys, stores))
-    sealing = Sealing(vault_id, local, keys, recovery, executor)
-    commits = Commits(database, [site for site in stores if site != settings.local_site])
+    sealing = Sealing(
+        vault_id=vault_id,
+        health=health,
+        local_site=settings.local_site,
+        peer_site=peer_site,
+        keys=keys,
+        recovery=recovery,
+        executor=executors.local,
+        peer_executor=executors.peer,
+    )
+    commits = Commits(database, epoch)
     cache = UnwrapCache()
+    replicas = Replicas(health, settings.local_site, incidents)
     document_keys = DocumentKeys(vault_id, database, keys, cache)
     purge = Purge(database, sorted(stores))
     entries = Entries(database)
     catalogues = Catalogues(vault_id, stores)
-    writer = CatalogueWriter(vault_id, keys, stores, executor)
+    writer = CatalogueWriter(vault_id, keys, stores, executors.local)
     rewrite = CatalogueRewrite(catalogues, writer, entries, recovery)
     signing_keys = SigningKeys(database, keys)
     move = {Purpose.LOG: signing_keys.reseal, Purpose.BACKUPS: rewrite.run}
@@ -242,6 +278,9 @@ def _wire(
         vault_id=vault_id,
         database=database,
         stores=stores,
+        health=health,
+        site_epoch=epoch,
+        incidents=incidents,
         keys=keys,
         access_log=AccessLog(database),
         api_keys=ApiKeys(database),
@@ -250,9 +289,10 @@ def _wire(
         documents=Documents(database, classes),
         upload_rows=rows,
         uploads=Uploads(database, classes, rows, sealing, commits, keks, document_keys),
-        contents=Contents(database, local, document_keys),
+        replicas=replicas,
+        contents=Contents(database, replicas, document_keys),
         holds=Holds(database),
-        journal=Journal(database),
+        journal=Journal(database, epoch),
         purge=purge,
         sweep=Sweep(database, stores),
         idempotency=IdempotencyKeys(database),

@@ -88,6 +88,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     vault_errors.KeyVersionInUse: Problem(409, "key-version-in-use", "The key is in use"),
     vault_errors.JobUnderWay: Problem(409, "job-under-way", "Such a job is under way"),
     vault_errors.JobEnded: Problem(409, "job-ended", "The job is not in this state"),
+    vault_errors.OutlookWorse: Problem(409, "outlook-worse", "More would be lost than accepted"),
     vault_errors.IdempotencyInFlight: Problem(
         409, "idempotency-in-flight", "The first request is still running"
     ),
@@ -105,6 +106,8 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     vault_errors.InvalidInput: Problem(422, "invalid-input", "A value cannot be used"),
     vault_errors.IntegrityFailure: Problem(500, "integrity", "The stored document is damaged"),
     vault_errors.Unavailable: Problem(UNAVAILABLE, "unavailable", "Try again later"),
+    vault_errors.SiteFenced: Problem(UNAVAILABLE, "site-fenced", "This site was failed over"),
+    vault_errors.PeerAway: Problem(UNAVAILABLE, "peer-away", "The other site is away"),
     StoreUnavailable: Problem(UNAVAILABLE, "store-unavailable", "The object store is away"),
     StoreError: Problem(UNAVAILABLE, "store-unavailable", "The object store cannot be used"),
     KeyServiceUnavailable: Problem(UNAVAILABLE, "keys-unavailable", "The keys are away"),

@@ -15,9 +15,8 @@ from starlette.datastructures import Headers
 from werkzeug.http import parse_etags, parse_options_header, parse_range_header
 
 from api.errors import BadRequest, NotModified, RangeNotSatisfiable
-from vault.contents import ByteRange
 from vault.errors import PreconditionFailed
-from vault.model import Version
+from vault.model import ByteRange, Version
 
 _ASCII_FALLBACK: Final = str.maketrans({'"': "_", "\\": "_", "%": "_"})
 

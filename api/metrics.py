@@ -36,8 +36,8 @@ REFUSED_CREDENTIALS: Final = Counter(
 )
 BACKLOG: Final = Gauge(
     "strongroom_journal_backlog",
-    "Work that waits, by site and operation",
-    ["site", "operation"],
+    "Work that waits, by site, operation and reason",
+    ["site", "operation", "reason"],
     registry=REGISTRY,
 )
 DEPENDENCY_UP: Final = Gauge(

@@ -20,6 +20,7 @@ from vault.model import (
     DocumentState,
     Durability,
     Hold,
+    IfPeerAway,
     Page,
     Version,
 )
@@ -60,6 +61,7 @@ class VersionShape(BaseModel):
     created_at: datetime
     created_by: UUID
     durable_on: tuple[str, ...]
+    locked_until: datetime | None
 
     @classmethod
     def of(cls, version: Version) -> Self:
@@ -75,6 +77,7 @@ class VersionShape(BaseModel):
             created_at=version.created_at,
             created_by=version.created_by,
             durable_on=version.durable_on,
+            locked_until=version.locked_until,
         )
 
 
@@ -178,6 +181,8 @@ class NewClassShape(Given):
     durability: Durability = _NEW_CLASS.durability
     retention_days: int = _NEW_CLASS.retention_days
     bin_days: int = _NEW_CLASS.bin_days
+    if_peer_away: IfPeerAway = _NEW_CLASS.if_peer_away
+    worm_days: int | None = None
 
     def to_domain(self) -> NewClass:
         """Raises: InvalidValue."""
@@ -188,6 +193,8 @@ class NewClassShape(Given):
             durability=self.durability,
             retention_days=self.retention_days,
             bin_days=self.bin_days,
+            if_peer_away=self.if_peer_away,
+            worm_days=self.worm_days,
         )
 
 
@@ -202,6 +209,8 @@ class ClassShape(BaseModel):
     durability: Durability
     retention_days: int
     bin_days: int
+    if_peer_away: IfPeerAway
+    worm_days: int | None
     created_at: datetime
 
     @classmethod

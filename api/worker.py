@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,15 +13,20 @@ from typing import Final
 from api import metrics
 from api.bootstrap import Services
 from keymgmt.errors import KeyManagementError
-from replication.copier import Copier
-from replication.worker import ReplicationWorker
+from replication.worker import ANY_SIZE, SMALL_FIRST, ReplicationWorker
 from vault import clock
 from vault.errors import JobUnderWay, VaultError
 from vault.jobs import JobKind
+from vault.journal import Bulk
 from vault.objects.store import StoreError
 
-COPIERS: Final = 2
+LANES: Final = (ANY_SIZE,) * 2 + (SMALL_FIRST,) * 6
+"""What each copying thread takes: very large objects never keep all of them busy."""
+
 IDLE_SECONDS: Final = 0.5
+COPY_IDLE_SECONDS: Final = 0.4
+"""Per lane, at random around it: together they ask about twenty times a second."""
+
 HOUSEKEEPING_SECONDS: Final = 30
 
 _log = logging.getLogger(__name__)
@@ -32,14 +38,14 @@ class Worker:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._stopping = threading.Event()
-        replication = ReplicationWorker(
-            services.journal, Copier(services.stores), metrics.INTEGRITY_FAILURES.inc
-        )
-        queues = [(f"replication-{n}", replication.run_one) for n in range(COPIERS)]
-        queues.append(("jobs", services.job_runner.run_one))
+        queues = [
+            (f"replication-{n}", self._lane(bulks).run_one, COPY_IDLE_SECONDS)
+            for n, bulks in enumerate(LANES)
+        ]
+        queues.append(("jobs", services.job_runner.run_one, IDLE_SECONDS))
         self._threads = [
-            threading.Thread(target=self._work_off, args=(run_one,), name=name)
-            for name, run_one in queues
+            threading.Thread(target=self._work_off, args=(run_one, idle), name=name)
+            for name, run_one, idle in queues
         ]
         self._threads.append(
             threading.Thread(target=self._repeat, args=(self.housekeep,), name="housekeeping")
@@ -65,8 +71,8 @@ class Worker:
         self._services.idempotency.expire()
         self._rotate_when_due()
         metrics.BACKLOG.clear()
-        for (site, operation), waiting in self._services.journal.backlog().items():
-            metrics.BACKLOG.labels(site, operation).set(waiting)
+        for row in self._services.journal.backlog():
+            metrics.BACKLOG.labels(row.site, row.operation, row.reason).set(row.waiting)
 
     def _rotate_when_due(self) -> None:
         days = self._services.settings.kms.rotate_every_days
@@ -74,10 +80,20 @@ class Worker:
             with suppress(JobUnderWay):
                 self._services.jobs.start(None, JobKind.REWRAP)
 
-    def _work_off(self, run_one: Callable[[], bool]) -> None:
+    def _lane(self, bulks: tuple[Bulk, ...]) -> ReplicationWorker:
+        services = self._services
+        return ReplicationWorker(
+            services.journal,
+            services.health,
+            services.incidents,
+            metrics.INTEGRITY_FAILURES.inc,
+            bulks,
+        )
+
+    def _work_off(self, run_one: Callable[[], bool], idle_seconds: float) -> None:
         while not self._stopping.is_set():
             if not self._attempt(run_one):
-                self._stopping.wait(IDLE_SECONDS)
+                self._stopping.wait(idle_seconds * (0.5 + secrets.randbelow(1000) / 1000))
 
     def _repeat(self, work: Callable[[], object]) -> None:
         while not self._stopping.is_set():

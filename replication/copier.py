@@ -1,82 +1,136 @@
 """Copies and deletes of single objects between sites. Ciphertext only; no key ever comes here.
 
 A copy counts once its bytes were read back from the target and hashed: a store's word, or an ETag, is no
-proof. Repeating any of it is harmless.
+proof. That also proves what was read at the source, so the source is hashed only when something is wrong.
+Repeating any of it is harmless.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 
-from vault.journal import Operation, Task
+from vault.journal import Task
 from vault.objects.keys import object_key
 from vault.objects.reading import parts, sha256_of
-from vault.objects.store import PART_SIZE_BYTES, ObjectStore, PartUpload
+from vault.objects.store import (
+    PART_SIZE_BYTES,
+    ObjectMissing,
+    ObjectStore,
+    PartUpload,
+    StoreError,
+)
+
+Renew = Callable[[str | None], bool]
+"""Keeps the task while a copy takes long, and notes the multipart upload to go on with; False: it is lost."""
 
 
-class CopyDiffers(Exception):
-    """The bytes are not those that the version's row promises; `site` has the wrong ones."""
+class TaskLost(Exception):
+    """Another worker has the task by now: touch nothing any more."""
+
+
+class SourceUnfit(Exception):
+    """The copy that should be copied is missing or wrong itself."""
+
+    def __init__(self, site: str, *, is_missing: bool) -> None:
+        what = "missing" if is_missing else "not what was uploaded"
+        super().__init__(f"the object at site {site} is {what}")
+        self.site = site
+        self.is_missing = is_missing
+
+
+class TargetLies(Exception):
+    """The target took the bytes and does not give them back."""
 
     def __init__(self, site: str) -> None:
-        super().__init__(f"the object at site {site} is not what was uploaded")
+        super().__init__(f"site {site} does not give back what it was given")
         self.site = site
 
 
+@dataclass(frozen=True)
 class Copier:
     """Carries out journal tasks."""
 
-    def __init__(self, stores: Mapping[str, ObjectStore]) -> None:
-        self._stores = stores
+    stores: Mapping[str, ObjectStore]
 
-    def perform(self, task: Task) -> None:
-        """Copy and verify, or delete.
+    def source_of(self, task: Task) -> str:
+        """The site that a task copies from: the other one."""
+        return next(site for site in self.stores if site != task.site)
+
+    def delete(self, task: Task) -> None:
+        """Remove the object and what was left of attempts to copy it. Raises: ObjectLocked, StoreError."""
+        store, key = self.stores[task.site], object_key(task.object_id)
+        if task.upload_id is not None:
+            store.abort_pending(key, task.upload_id)
+        store.delete(key)
+
+    def copy(self, task: Task, renew: Renew) -> None:
+        """Copy, read back and compare.
 
         Raises:
-            CopyDiffers: source or copy is damaged; nothing counts.
-            StoreError: one of the sites is away.
+            SourceUnfit, TargetLies: nothing counts.
+            TaskLost: somebody else does it.
+            StoreError: one of the sites failed; its `site` says which.
         """
-        self._drop_leftovers(task)
-        if task.operation is Operation.DELETE:
-            self._stores[task.site].delete(object_key(task.object_id))
-        elif task.source is not None:
-            self._copy(task, self._stores[task.source], self._stores[task.site])
-
-    def _drop_leftovers(self, task: Task) -> None:
-        """What a worker that was killed in mid-copy left open."""
-        store = self._stores[task.site]
-        for left in store.pending(object_key(task.object_id)):
-            store.abort_pending(left.key, left.upload_id)
-
-    def _copy(self, task: Task, source: ObjectStore, target: ObjectStore) -> None:
+        assert task.sha256 is not None
         key = object_key(task.object_id)
-        if _send(source, target, key, task.size_bytes or 0) != task.sha256:
+        source, target = self.stores[self.source_of(task)], self.stores[task.site]
+        try:
+            self._send(task, source, target, renew)
+        except ObjectMissing as exc:
+            if exc.site != source.site:
+                raise
+            raise SourceUnfit(source.site, is_missing=True) from exc
+        if _digest(target, key, lambda: _keep(renew, None)) != task.sha256:
+            self._blame(task, source, target)
+
+    def _send(self, task: Task, source: ObjectStore, target: ObjectStore, renew: Renew) -> None:
+        key = object_key(task.object_id)
+        if task.size_bytes <= PART_SIZE_BYTES:
+            body = b"".join(bytes(part) for part in parts(source, key))
+            target.put(key, body, locked_until=task.locked_until)
+            return
+        upload = _begin(task, target)
+        _keep(renew, upload.upload_id)
+        for number, part in enumerate(
+            parts(source, key, first=upload.parts_done + 1), start=upload.parts_done + 1
+        ):
+            upload.put_part(number, part)
+            _keep(renew, upload.upload_id)
+        upload.complete()
+        _keep(renew, None)
+
+    def _blame(self, task: Task, source: ObjectStore, target: ObjectStore) -> None:
+        key = object_key(task.object_id)
+        with suppress(StoreError):
             target.delete(key)
-            raise CopyDiffers(source.site)
-        if sha256_of(target, key) != task.sha256:
-            target.delete(key)
-            raise CopyDiffers(target.site)
+        try:
+            is_whole = sha256_of(source, key) == task.sha256
+        except ObjectMissing as exc:
+            raise SourceUnfit(source.site, is_missing=True) from exc
+        if not is_whole:
+            raise SourceUnfit(source.site, is_missing=False)
+        raise TargetLies(target.site)
 
 
-def _send(source: ObjectStore, target: ObjectStore, key: str, size_bytes: int) -> bytes:
-    """Stream one object over; returns the digest of what was read at the source."""
-    digest = hashlib.sha256()
-    if size_bytes <= PART_SIZE_BYTES:
-        body = b"".join(bytes(part) for part in parts(source, key))
-        digest.update(body)
-        target.put(key, body)
-        return digest.digest()
-    upload = target.begin_parts(key)
+def _begin(task: Task, target: ObjectStore) -> PartUpload:
+    """The upload that an earlier try left open, or a new one."""
+    key = object_key(task.object_id)
+    if task.upload_id is not None:
+        with suppress(ObjectMissing):
+            return target.resume_parts(key, task.upload_id)
+    return target.begin_parts(key, locked_until=task.locked_until)
+
+
+def _keep(renew: Renew, upload_id: str | None) -> None:
+    if not renew(upload_id):
+        raise TaskLost
+
+
+def _digest(store: ObjectStore, key: str, still_ours: Callable[[], None]) -> bytes | None:
+    """The digest of the object as the store gives it back; None if it is not there."""
     try:
-        _send_parts(upload, source, key, digest)
-    except BaseException:
-        upload.abort()
-        raise
-    return digest.digest()
-
-
-def _send_parts(upload: PartUpload, source: ObjectStore, key: str, digest: hashlib._Hash) -> None:
-    for number, part in enumerate(parts(source, key), start=1):
-        digest.update(part)
-        upload.put_part(number, part)
-    upload.complete()
+        return sha256_of(store, key, each_part=still_ours)
+    except ObjectMissing:
+        return None

@@ -1,46 +1,155 @@
-"""Works off the journal: any number of workers in any number of processes, one row each at a time."""
+"""Works off the journal: any number of workers in any number of processes.
+
+```
+claim a few tasks of a site that answers → do each → settle those that were done, together
+```
+A task fails alone: later ones of the same claim go on, unless the site itself turns out to be away. Then all
+of its tasks go back untouched, and nothing is claimed for it until it answers.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
 
-from replication.copier import Copier, CopyDiffers
-from vault.journal import Journal, Operation, Task
-from vault.objects.store import StoreError
+from replication.copier import Copier, SourceUnfit, TargetLies, TaskLost
+from vault import clock
+from vault.errors import SiteFenced
+from vault.incidents import FoundBy, IncidentKind, Incidents
+from vault.journal import Bulk, Journal, Operation, Task
+from vault.objects.health import SiteHealth
+from vault.objects.store import MAX_OBJECT_BYTES, ObjectLocked, StoreError
+
+RENEW_EVERY_SECONDS: Final = 10.0
+
+ANY_SIZE: Final = (Bulk(1, MAX_OBJECT_BYTES),)
+"""For a lane that takes what is longest due, however large."""
+
+SMALL_FIRST: Final = (Bulk(8, 2**20), Bulk(1, 2**30))
+"""For lanes that stay free of very large objects, so that these hold up nothing else."""
+
+LOCK_UNKNOWN: Final = timedelta(days=1)
+"""When to ask again for the end of a lock that the store does not tell."""
 
 _log = logging.getLogger(__name__)
 
 
 class ReplicationWorker:
-    """One worker."""
+    """One lane of work. For one thread."""
 
     def __init__(
-        self, journal: Journal, copier: Copier, on_damage: Callable[[], None] = lambda: None
+        self,
+        journal: Journal,
+        health: SiteHealth,
+        incidents: Incidents,
+        on_damage: Callable[[], None] = lambda: None,
+        bulks: tuple[Bulk, ...] = SMALL_FIRST,
     ) -> None:
         """`on_damage` is told of every copy that differs from its record."""
         self._journal = journal
-        self._copier = copier
+        self._health = health
+        self._incidents = incidents
         self._on_damage = on_damage
+        self._bulks = bulks
+        self._copier = Copier(health.stores)
 
     def run_one(self) -> bool:
-        """Claim and do one task; False when none is due. Raises: DatabaseUnavailable."""
-        task = self._journal.claim()
-        if task is None:
-            return False
-        try:
-            self._copier.perform(task)
-        except (StoreError, CopyDiffers) as exc:
-            if isinstance(exc, CopyDiffers):
-                self._on_damage()
-            _log.warning("a journal task failed and will be tried again: %s", exc)
-            self._journal.failed(task, str(exc))
-        else:
-            self._done(task)
-        return True
+        """Claim and do a few tasks; False when none is due, or nothing may be done just now.
 
-    def _done(self, task: Task) -> None:
-        if task.operation is Operation.COPY:
-            self._journal.copied(task)
+        Raises:
+            DatabaseUnavailable: what was done is done again later.
+        """
+        up = self._health.up()
+        try:
+            for bulk in self._bulks:
+                for site in up:
+                    tasks = self._journal.claim(site, copies=len(up) > 1, bulk=bulk)
+                    if tasks:
+                        self._work_off(tasks)
+                        return True
+        except SiteFenced:
+            _log.info("this site was failed over: nothing is claimed")
+        return False
+
+    def _work_off(self, tasks: list[Task]) -> None:
+        done = _Done()
+        try:
+            for place, task in enumerate(tasks):
+                try:
+                    self._perform(task, done)
+                except StoreError as exc:
+                    if self._is_away(exc.site):
+                        self._journal.put_back(tasks[place:])
+                        return
+                    self._fail(task, str(exc))
+                except (SourceUnfit, TargetLies) as exc:
+                    self._remember(task, exc)
+                    self._fail(task, str(exc))
+                except TaskLost:
+                    _log.warning("a task was taken over by another worker")
+        finally:
+            self._journal.copied([(task, self._copier.source_of(task)) for task in done.copied])
+            self._journal.deleted(done.deleted)
+
+    def _perform(self, task: Task, done: _Done) -> None:
+        if task.operation is Operation.DELETE:
+            self._delete(task, done)
+        elif task.sha256 is None:
+            done.deleted.append(task)  # purged between its claim and now: there is nothing to copy
         else:
-            self._journal.deleted(task)
+            self._copier.copy(task, _Renewal(self._journal, task))
+            done.copied.append(task)
+
+    def _delete(self, task: Task, done: _Done) -> None:
+        try:
+            self._copier.delete(task)
+        except ObjectLocked as exc:
+            self._journal.put_off(task, exc.until or clock.now() + LOCK_UNKNOWN)
+        else:
+            done.deleted.append(task)
+
+    def _is_away(self, site: str) -> bool:
+        return not self._health.confirm(site)
+
+    def _fail(self, task: Task, error: str) -> None:
+        _log.warning("a journal task failed and will be tried again: %s", error)
+        if self._journal.failed(task, error):
+            _log.error("a journal task is parked: %s", error)
+            self._incidents.object_found(
+                task.site, task.object_id, IncidentKind.PARKED, FoundBy.COPY
+            )
+
+    def _remember(self, task: Task, exc: SourceUnfit | TargetLies) -> None:
+        self._on_damage()
+        if isinstance(exc, SourceUnfit):
+            kind = IncidentKind.MISSING if exc.is_missing else IncidentKind.DAMAGED
+            self._incidents.replica_lost(task.object_id, exc.site, kind, FoundBy.COPY)
+
+
+@dataclass
+class _Done:
+    """Tasks of one claim that are done, and are settled together."""
+
+    copied: list[Task] = field(default_factory=list)
+    deleted: list[Task] = field(default_factory=list)
+
+
+class _Renewal:
+    """Renews a task's lease now and then, and whenever its upload changes."""
+
+    def __init__(self, journal: Journal, task: Task) -> None:
+        self._journal = journal
+        self._task = task
+        self._upload_id = task.upload_id
+        self._renewed = time.monotonic()
+
+    def __call__(self, upload_id: str | None) -> bool:
+        is_due = time.monotonic() - self._renewed > RENEW_EVERY_SECONDS
+        if upload_id == self._upload_id and not is_due:
+            return True
+        self._upload_id, self._renewed = upload_id, time.monotonic()
+        return self._journal.renew(self._task, upload_id=upload_id)

@@ -16,7 +16,7 @@ from sqlalchemy import Row, insert, select
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.database import Database, DuplicateRow
 from vault.errors import AlreadyExists, InvalidValue, UnknownClass
-from vault.model import DocumentClass, Durability, Page
+from vault.model import DocumentClass, Durability, IfPeerAway, Page
 from vault.names import label
 from vault.objects.store import MAX_OBJECT_BYTES
 from vault.paging import Listing, PageRequest
@@ -40,6 +40,8 @@ class NewClass:
     durability: Durability = Durability.ASYNC
     retention_days: int = 1825
     bin_days: int = 30
+    if_peer_away: IfPeerAway = IfPeerAway.REFUSE
+    worm_days: int | None = None
 
     def __post_init__(self) -> None:
         """Raises: InvalidValue."""
@@ -50,6 +52,8 @@ class NewClass:
             raise InvalidValue(f"max_size_bytes lies between 0 and {MAX_DOCUMENT_BYTES}")
         if not (0 <= self.retention_days <= MAX_DAYS and 0 <= self.bin_days <= MAX_DAYS):
             raise InvalidValue(f"retention_days and bin_days lie between 0 and {MAX_DAYS}")
+        if self.worm_days is not None and not 1 <= self.worm_days <= MAX_DAYS:
+            raise InvalidValue(f"worm_days lies between 1 and {MAX_DAYS}, or is left out")
 
 
 class Classes:
@@ -72,6 +76,8 @@ class Classes:
             "durability": new.durability.value,
             "retention_days": new.retention_days,
             "bin_days": new.bin_days,
+            "if_peer_away": new.if_peer_away.value,
+            "worm_days": new.worm_days,
         }
         try:
             with self._database.transaction() as connection:
@@ -112,6 +118,8 @@ def _class(row: Row[Any]) -> DocumentClass:
         retention_days=row.retention_days,
         bin_days=row.bin_days,
         created_at=row.created_at,
+        if_peer_away=IfPeerAway(row.if_peer_away),
+        worm_days=row.worm_days,
     )
 
 

@@ -1,7 +1,8 @@
 """Commits of uploads: the one transaction after which a version exists.
 
 It deletes the upload row (so the sweep can no longer take the object), writes the version with its
-wrapped key and recovery blob, a journal row for every other site and the access event, or does nothing.
+wrapped key and recovery blob, a replica row for each verified copy or a journal row for each owed one, and
+the access event; or does nothing.
 """
 
 from __future__ import annotations
@@ -33,24 +34,26 @@ from vault.errors import (
     KekVersionGone,
     PreconditionFailed,
     RecoveryOutdated,
+    SiteFenced,
     UploadLost,
 )
 from vault.idempotency import NO_KEY, REMEMBER, IdempotencyKey
 from vault.incoming import NewDocument, NewVersion
-from vault.journal import ENQUEUE_COPIES
+from vault.journal import ENQUEUE_COPIES, Reason
 from vault.model import Document, DocumentState, Version
 from vault.records import lock_document
 from vault.sealing import FORMAT, SealedVersion
+from vault.siteepoch import MAY_WRITE, SiteEpoch
+from vault.siteepoch import TYPES as SITE_EPOCH_TYPES
 from vault.tables import documents
 
 
 class Commits:
     """Commits uploads of this vault."""
 
-    def __init__(self, database: Database, peer_sites: list[str]) -> None:
-        """`peer_sites` are the sites that still lack what is committed."""
+    def __init__(self, database: Database, epoch: SiteEpoch) -> None:
         self._database = database
-        self._peer_sites = peer_sites
+        self._epoch = epoch
 
     def document(
         self,
@@ -64,7 +67,7 @@ class Commits:
 
         Raises: UploadLost, CredentialRevoked, KekVersionGone, RecoveryOutdated, DatabaseUnavailable.
         """
-        event = AccessEvent(EventType.DOCUMENT_CREATED, actor, document_id, version=1)
+        event = AccessEvent(EventType.DOCUMENT_CREATED, actor, document_id, 1, _detail(sealed))
         values = {
             **self._version_values(actor, document_id, 1, new.claimed_media_type, sealed, event),
             **(idempotency_key.parameters() if idempotency_key else NO_KEY),
@@ -102,7 +105,9 @@ class Commits:
             document = lock_document(connection, new.document_id)
             judge_new_version(actor, document, new)
             number = document.version.number + 1
-            event = AccessEvent(EventType.VERSION_ADDED, actor, new.document_id, number)
+            event = AccessEvent(
+                EventType.VERSION_ADDED, actor, new.document_id, number, _detail(sealed)
+            )
             values = self._version_values(
                 actor, new.document_id, number, new.claimed_media_type, sealed, event
             )
@@ -144,7 +149,11 @@ class Commits:
             "recovery_blob": sealed.recovery.blob,
             "receipt": event.id,
             "created_by": actor.caller.principal_id,
-            "peer_sites": self._peer_sites,
+            "locked_until": sealed.locked_until,
+            "peer_sites": list(sealed.owed_sites),
+            "copy_reason": (Reason.DEBT if sealed.is_degraded else Reason.UPLOAD).value,
+            "verified_sites": list(sealed.verified_sites),
+            **self._epoch.parameters(),
         }
 
     def _why_not_committed(self, event: AccessEvent, sealed: SealedVersion) -> Exception:
@@ -156,6 +165,10 @@ class Commits:
         row = self._database.execute(_CONDITIONS, values)[0]
         if not row.key_is_live:
             return CredentialRevoked()
+        try:
+            self._epoch.require()
+        except SiteFenced as exc:
+            return exc
         return UploadLost() if row.epoch_is_newest else RecoveryOutdated()
 
 
@@ -185,7 +198,12 @@ def judge_new_version(actor: Actor, document: Document, new: NewVersion) -> None
 
 def _version(values: dict[str, Any], created_at: datetime) -> Version:
     stored = {field.name: values[field.name] for field in fields(Version) if field.name in values}
-    return Version(**stored, created_at=created_at, durable_on=(values["site"],))
+    durable_on = tuple(sorted({values["site"], *values["verified_sites"]}))
+    return Version(**stored, created_at=created_at, durable_on=durable_on)
+
+
+def _detail(sealed: SealedVersion) -> dict[str, Any]:
+    return {"degraded": True} if sealed.is_degraded else {}
 
 
 _NEWEST_EPOCH = """
@@ -194,16 +212,18 @@ _NEWEST_EPOCH = """
 _UPLOAD_TAKEN = f"""
     DELETE FROM uploads
     WHERE object_id = :object_id AND state = 'open' AND EXISTS ({LIVE_KEY}) AND {_NEWEST_EPOCH}
+      AND EXISTS ({MAY_WRITE})
     RETURNING object_id"""  # noqa: S608 (made of constants)
 
 _VERSION_ROW = """
     INSERT INTO versions
         (document_id, number, id, object_id, site, format, size_bytes, ciphertext_size_bytes,
          ciphertext_sha256, media_type, claimed_media_type, wrapped_key, key_commitment,
-         receipt, created_by)
+         receipt, created_by, locked_until)
     SELECT :document_id, :number, :id, :object_id, :site, :format, :size_bytes,
            :ciphertext_size_bytes, :ciphertext_sha256, :media_type, :claimed_media_type,
-           :wrapped_key, :key_commitment, :receipt, :created_by
+           :wrapped_key, :key_commitment, :receipt, :created_by,
+           CAST(:locked_until AS timestamptz)
     FROM upload
     RETURNING created_at"""
 
@@ -212,12 +232,17 @@ _RECOVERY_BLOB = """
     SELECT :document_id, :number, :recovery_epoch, :recovery_blob FROM upload
     WHERE CAST(:recovery_epoch AS integer) IS NOT NULL"""
 
+_VERIFIED_REPLICAS = """
+    INSERT INTO replicas (object_id, site, verified_at)
+    SELECT :object_id, site, now() FROM unnest(CAST(:verified_sites AS text[])) AS site, upload"""
+
 _COMMIT_VERSION = with_event(
     f"""
 WITH upload AS ({_UPLOAD_TAKEN}),
      version AS ({_VERSION_ROW}),
      recovery AS ({_RECOVERY_BLOB}),
      copies AS ({ENQUEUE_COPIES}, upload),
+     verified AS ({_VERIFIED_REPLICAS}),
      event AS ({EVENT_ROW} FROM upload)
 SELECT created_at FROM version"""  # noqa: S608 (made of constants)
 )
@@ -240,7 +265,11 @@ _VERSION_TYPES = {
     "recovery_blob": "bytea",
     "receipt": "uuid",
     "created_by": "uuid",
+    "locked_until": "timestamptz",
     "peer_sites": "text[]",
+    "copy_reason": "text",
+    "verified_sites": "text[]",
+    **SITE_EPOCH_TYPES,
 }
 
 _COMMIT_DOCUMENT = PreparedStatement(
@@ -254,6 +283,7 @@ WITH upload AS ({_UPLOAD_TAKEN}),
      version AS ({_VERSION_ROW}),
      recovery AS ({_RECOVERY_BLOB}),
      copies AS ({ENQUEUE_COPIES}, upload),
+     verified AS ({_VERIFIED_REPLICAS}),
      remembered AS ({REMEMBER}),
      event AS ({EVENT_ROW} FROM upload)
 SELECT created_at FROM version""",  # noqa: S608 (made of constants)

@@ -3,6 +3,7 @@
 ```
 one transaction: find → decide → choose the range → intent event   (committed before any byte moves)
 check commitment → unwrap → fetch only the segments the range needs → decrypt → outcome event
+                            (from the local site, or the other one: `replicas`)
 ```
 The first segment is decrypted before anything is answered, so a damaged object is an error the caller can
 read; damage found later can only cut the answer short.
@@ -12,34 +13,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from uuid import UUID
 
 from sqlalchemy import Connection
 
-from keymgmt import stream
 from keymgmt.errors import DecryptionFailed, KeyVersionRetired
 from vault.access.authorise import require
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.database import Database
 from vault.errors import DocumentInBin, IntegrityFailure, NotFound, VaultError
-from vault.model import Document, DocumentState, Version
-from vault.objects.keys import object_key
-from vault.objects.store import ObjectMissing, ObjectReader, ObjectStore
+from vault.model import ByteRange, Document, DocumentState, Version
 from vault.opening import DocumentKeys
 from vault.records import find_document, select_versions, to_version
+from vault.replicas import Replicas
 from vault.tables import versions
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ByteRange:
-    """Plaintext bytes `start` up to, and without, `stop`."""
-
-    start: int
-    stop: int
 
 
 Choose = Callable[[Document], ByteRange]
@@ -52,11 +43,11 @@ Outcome = Callable[[EventType, int], None]
 
 
 class Contents:
-    """The bytes of documents at the local site."""
+    """The bytes of documents, from the local site or the other."""
 
-    def __init__(self, database: Database, store: ObjectStore, keys: DocumentKeys) -> None:
+    def __init__(self, database: Database, replicas: Replicas, keys: DocumentKeys) -> None:
         self._database = database
-        self._store = store
+        self._replicas = replicas
         self._keys = keys
 
     def examine(self, actor: Actor, document_id: UUID, number: int | None = None) -> Document:
@@ -103,21 +94,7 @@ class Contents:
 
     def _decrypt(self, document_id: UUID, version: Version, chosen: ByteRange) -> Generator[bytes]:
         data_key, binding = self._keys.open(document_id, version)
-        yield from stream.open_range(
-            data_key,
-            binding,
-            ciphertext_size=version.ciphertext_size_bytes,
-            fetch=lambda offset, length: self._fetch(version, offset, length),
-            start=chosen.start,
-            stop=chosen.stop,
-        )
-
-    def _fetch(self, version: Version, offset: int, length: int) -> ObjectReader:
-        reader = self._store.open(object_key(version.object_id), offset, length)
-        if reader.object_size_bytes != version.ciphertext_size_bytes:
-            reader.close()
-            raise IntegrityFailure
-        return reader
+        yield from self._replicas.decrypt(version, data_key, binding, chosen)
 
     def _outcome_of(self, intent: AccessEvent) -> Outcome:
         def outcome(kind: EventType, sent_bytes: int) -> None:
@@ -185,7 +162,7 @@ class Content:
     def _decrypt_next(self) -> bytes | None:
         try:
             return next(self._plaintext, None)
-        except (DecryptionFailed, KeyVersionRetired, ObjectMissing, IntegrityFailure) as exc:
+        except (DecryptionFailed, KeyVersionRetired, IntegrityFailure) as exc:
             self._is_damaged = True
             raise IntegrityFailure from exc
 

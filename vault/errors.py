@@ -11,13 +11,15 @@ VaultError
 ├── Conflict                    well-formed, but not in this state
 │   ├── PreconditionFailed, DocumentInBin, DocumentNotInBin, DocumentHeld
 │   ├── AlreadyExists, TooManyKeys, KeyVersionInUse
-│   ├── JobUnderWay, JobEnded
+│   ├── JobUnderWay, JobEnded, OutlookWorse
 │   └── IdempotencyInFlight, IdempotencyMismatch
 ├── IntegrityFailure            stored bytes or keys are not what the database says
 └── Unavailable                 try again later
     ├── DatabaseUnavailable
     ├── KekVersionGone          the KEK version of a new row was retired meanwhile
     ├── RecoveryOutdated        the recovery epoch of a new row is over, or not the newest
+    ├── SiteFenced              this process's site was failed over to the other one
+    ├── PeerAway                the class wants two copies at once, and the other site is away
     └── UploadLost              this process was taken for dead and its upload row swept
 """
 
@@ -163,6 +165,17 @@ class JobEnded(Conflict):
         super().__init__(f"the job is {state}")
 
 
+class OutlookWorse(Conflict):
+    """A failover would put more out of reach than its caller has accepted."""
+
+    def __init__(self, only_elsewhere: int) -> None:
+        super().__init__(
+            f"{only_elsewhere} stored versions are only at the other site, more than was accepted; "
+            "look again, and accept that number"
+        )
+        self.only_elsewhere = only_elsewhere
+
+
 class IdempotencyInFlight(Conflict):
     """The first request with this Idempotency-Key is still running."""
 
@@ -207,6 +220,22 @@ class RecoveryOutdated(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("the recovery keys are changing just now; send it again")
+
+
+class SiteFenced(Unavailable):
+    """This process works for a site that was failed over, or under a site epoch that is over."""
+
+    def __init__(self) -> None:
+        super().__init__("this site was failed over to the other one; send it there")
+
+
+class PeerAway(Unavailable):
+    """A document of a class with the durability `sync` cannot be stored at both sites just now."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the class asks for both sites at once and one is away; send it again later"
+        )
 
 
 class UploadLost(Unavailable):

@@ -34,6 +34,10 @@ class JobKind(StrEnum):
     SHRED = "shred"
     DRILL = "drill"
     RECOVERY = "recovery"
+    SCRUB = "scrub"
+    VERIFY = "verify"
+    RESYNC_A = "resync-a"
+    RESYNC_B = "resync-b"
 
 
 class JobState(StrEnum):

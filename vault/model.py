@@ -11,6 +11,14 @@ from uuid import UUID
 Item = TypeVar("Item")
 
 
+@dataclass(frozen=True)
+class ByteRange:
+    """Plaintext bytes `start` up to, and without, `stop`."""
+
+    start: int
+    stop: int
+
+
 class DocumentState(StrEnum):
     """Where a document stands between its upload and its end."""
 
@@ -26,6 +34,13 @@ class Durability(StrEnum):
     ASYNC = "async"
 
 
+class IfPeerAway(StrEnum):
+    """What a `sync` class does when the other site is away."""
+
+    REFUSE = "refuse"
+    DEGRADE = "degrade"
+
+
 @dataclass(frozen=True)
 class Version:
     """One immutable version of a document.
@@ -36,7 +51,9 @@ class Version:
         media_type: judged by the content.
         claimed_media_type: what the uploader said, never trusted.
         receipt: id of the access event that recorded the upload.
-        durable_on: sites whose copy is safe: where it was first stored, and every verified replica.
+        durable_on: sites whose copy is safe: where it was first stored, and every verified replica,
+            without those that were found missing or wrong since.
+        locked_until: until then the stores themselves refuse to delete it; None: no lock.
     """
 
     id: UUID
@@ -55,6 +72,7 @@ class Version:
     created_at: datetime
     created_by: UUID
     durable_on: tuple[str, ...]
+    locked_until: datetime | None
 
 
 @dataclass(frozen=True)
@@ -87,6 +105,8 @@ class DocumentClass:
         media_types: allowed types, ``image/*`` allowed as a pattern; empty: every type.
         retention_days: days from the newest version before which nothing is purged.
         bin_days: days in the bin before which nothing is purged.
+        if_peer_away: for `sync`: refuse an upload, or take it and owe the second copy.
+        worm_days: object lock at the stores; None: none.
     """
 
     name: str
@@ -96,6 +116,8 @@ class DocumentClass:
     retention_days: int
     bin_days: int
     created_at: datetime
+    if_peer_away: IfPeerAway
+    worm_days: int | None
 
     def takes(self, media_type: str) -> bool:
         """Whether content of `media_type` may be filed under this class."""

@@ -121,7 +121,13 @@ class Purge:
             delete(versions).where(versions.c.document_id == document_id).returning(versions)
         ).fetchall()
         connection.execute(insert(released_versions), [_released(row) for row in removed])
-        enqueue_deletes(connection, [row.object_id for row in removed], self._sites)
+        locks = [row.locked_until for row in removed if row.locked_until is not None]
+        enqueue_deletes(
+            connection,
+            [row.object_id for row in removed],
+            self._sites,
+            not_before=max(locks, default=None),
+        )
         for table in (document_changes, idempotency_keys):
             connection.execute(delete(table).where(table.c.document_id == document_id))
         connection.execute(

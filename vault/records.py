@@ -6,17 +6,31 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Select, and_, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    ScalarSelect,
+    Select,
+    and_,
+    func,
+    select,
+)
 
 from vault.errors import NotFound
 from vault.model import Document, DocumentState, Version
 from vault.tables import classes, documents, replicas, versions
 
-_replica_sites = (
-    select(func.array_agg(replicas.c.site))
-    .where(replicas.c.object_id == versions.c.object_id)
-    .scalar_subquery()
-    .label("replica_sites")
+_of_version = replicas.c.object_id == versions.c.object_id
+
+
+def _sites(*conditions: ColumnElement[bool]) -> ScalarSelect[Any]:
+    return select(func.array_agg(replicas.c.site)).where(_of_version, *conditions).scalar_subquery()
+
+
+_REPLICA_SITES = (
+    _sites(replicas.c.verified_at.is_not(None)).label("replica_sites"),
+    _sites(replicas.c.lost_at.is_not(None)).label("lost_sites"),
 )
 
 
@@ -26,7 +40,7 @@ def select_documents() -> Select[Any]:
         select(
             documents,
             *(column.label(f"version_{column.name}") for column in versions.c),
-            _replica_sites,
+            *_REPLICA_SITES,
             classes.c.retention_days,
             classes.c.bin_days,
         )
@@ -45,7 +59,7 @@ def select_documents() -> Select[Any]:
 def select_versions(document_id: UUID) -> Select[Any]:
     """Versions of one document."""
     return select(
-        *(column.label(f"version_{column.name}") for column in versions.c), _replica_sites
+        *(column.label(f"version_{column.name}") for column in versions.c), *_REPLICA_SITES
     ).where(versions.c.document_id == document_id)
 
 
@@ -112,5 +126,8 @@ def to_version(row: Row[Any]) -> Version:
         receipt=row.version_receipt,
         created_at=row.version_created_at,
         created_by=row.version_created_by,
-        durable_on=tuple(sorted({row.version_site, *(row.replica_sites or ())})),
+        durable_on=tuple(
+            sorted({row.version_site, *(row.replica_sites or ())} - {*(row.lost_sites or ())})
+        ),
+        locked_until=row.version_locked_until,
     )

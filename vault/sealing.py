@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -12,12 +13,13 @@ from keymgmt.commitment import commit
 from keymgmt.fingerprint import Fingerprint
 from keymgmt.provider import KeyProvider, Purpose
 from keymgmt.stream import ObjectFormat, SealingStream
-from vault import filetype
-from vault.errors import MediaTypeNotAllowed, TooLarge
-from vault.model import DocumentClass
+from vault import clock, filetype
+from vault.errors import MediaTypeNotAllowed, PeerAway, TooLarge
+from vault.model import DocumentClass, Durability, IfPeerAway
+from vault.objects.destination import BothSites, Destination, LocalSite
+from vault.objects.health import SiteHealth
 from vault.objects.keys import object_key
 from vault.objects.pipeline import ObjectWriter
-from vault.objects.store import ObjectStore
 from vault.recovery.epochs import RecoveryBlob, RecoveryEpochs
 
 FORMAT: Final = ObjectFormat.TINK_AES256_GCM_HKDF_1MB
@@ -28,12 +30,19 @@ class SealedVersion:
     """What a version's row is made of, once its object is stored.
 
     Attributes:
+        owed_sites: those that still need a copy.
+        verified_sites: those whose copy was read back and hashed.
+        is_degraded: a copy is owed that the class wanted before the answer.
         fingerprint: of the request, keyed under this version's data key; None if not asked for.
     """
 
     id: UUID
     object_id: UUID
     site: str
+    owed_sites: tuple[str, ...]
+    verified_sites: tuple[str, ...]
+    is_degraded: bool
+    locked_until: datetime | None
     size_bytes: int
     ciphertext_size_bytes: int
     ciphertext_sha256: bytes
@@ -46,13 +55,22 @@ class SealedVersion:
 
 @dataclass(frozen=True)
 class Sealing:
-    """What it takes to seal and store versions of this vault."""
+    """What it takes to seal and store versions of this vault.
+
+    Attributes:
+        executor: sends and hashes parts.
+        peer_executor: sends and reads back at the other site. Another one, or uploads to both sites
+            would wait for threads that wait for them.
+    """
 
     vault_id: UUID
-    store: ObjectStore
+    health: SiteHealth
+    local_site: str
+    peer_site: str
     keys: KeyProvider
     recovery: RecoveryEpochs
     executor: Executor
+    peer_executor: Executor
 
     def body(
         self,
@@ -69,8 +87,24 @@ class Sealing:
 
         Raises:
             KeyManagementError: no data key to be had.
+            PeerAway: the class wants both sites at once.
         """
         return SealedBody(self, document_id, object_id, rules, fingerprint_of)
+
+    def destination(self, rules: DocumentClass, lock: datetime | None) -> Destination:
+        """Where a document of this class goes. Raises: PeerAway."""
+        local = self.health.stores[self.local_site]
+        if rules.durability is Durability.ASYNC:
+            return LocalSite(local, self.peer_site, locked_until=lock)
+        may_degrade = rules.if_peer_away is IfPeerAway.DEGRADE
+        if self.health.is_up(self.peer_site):
+            peer = self.health.stores[self.peer_site]
+            return BothSites(
+                local, peer, self.peer_executor, may_degrade=may_degrade, locked_until=lock
+            )
+        if not may_degrade:
+            raise PeerAway
+        return LocalSite(local, self.peer_site, is_degraded=True, locked_until=lock)
 
 
 class SealedBody:
@@ -85,7 +119,8 @@ class SealedBody:
         fingerprint_of: bytes | None,
     ) -> None:
         self._rules = rules
-        self._site = sealing.store.site
+        self._locked_until = _locked_until(rules)
+        self._destination = sealing.destination(rules, self._locked_until)
         self._version_id = uuid4()
         self._object_id = object_id
         self._keys = sealing.keys
@@ -100,7 +135,7 @@ class SealedBody:
         self._data_key = data_key
         self._commitment = commit(data_key, binding)
         self._fingerprint = Fingerprint(data_key, fingerprint_of) if fingerprint_of else None
-        self._writer = ObjectWriter(sealing.store, object_key(object_id), sealing.executor)
+        self._writer = ObjectWriter(self._destination, object_key(object_id), sealing.executor)
         self._stream = SealingStream(data_key, binding, self._writer)
         self._head = bytearray()
         self._media_type: str | None = None
@@ -125,7 +160,7 @@ class SealedBody:
         self._stream.write(chunk)
 
     def finish(self) -> SealedVersion:
-        """Store the rest; the object is durable at this site when it returns.
+        """Store the rest; when it returns the object is as durable as its class asks.
 
         Raises:
             MediaTypeNotAllowed: the class refuses the document.
@@ -135,10 +170,15 @@ class SealedBody:
         media_type = self._media_type or self._judge()
         self._stream.finish()
         sent = self._writer.finish()
+        self._destination.secure(object_key(self._object_id), sent.sha256)
         return SealedVersion(
             id=self._version_id,
             object_id=self._object_id,
-            site=self._site,
+            site=self._destination.site,
+            owed_sites=self._destination.owed,
+            verified_sites=self._destination.verified,
+            is_degraded=self._destination.is_degraded,
+            locked_until=self._locked_until,
             size_bytes=self._size,
             ciphertext_size_bytes=sent.size_bytes,
             ciphertext_sha256=sent.sha256,
@@ -169,9 +209,19 @@ class SealedBody:
         """Drop what was sent. Raises: StoreError when the store is away."""
         self._writer.abort()
 
+    def remove(self) -> None:
+        """Remove the object that `finish` stored. Raises: StoreError: somewhere it may be left."""
+        self._destination.delete(object_key(self._object_id))
+
     def _judge(self) -> str:
         media_type = filetype.media_type(bytes(self._head))
         if not self._rules.takes(media_type):
             raise MediaTypeNotAllowed(self._rules.media_types)
         self._media_type = media_type
         return media_type
+
+
+def _locked_until(rules: DocumentClass) -> datetime | None:
+    if rules.worm_days is None:
+        return None
+    return clock.now() + timedelta(days=rules.worm_days)

@@ -24,6 +24,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    UniqueConstraint,
     Uuid,
     desc,
     text,
@@ -76,6 +77,19 @@ classes = Table(
     ),
     Column("bin_days", Integer, CheckConstraint("bin_days >= 0", name="bin"), nullable=False),
     Column("created_at", Moment, nullable=False, server_default=NOW),
+    Column(
+        "if_peer_away",
+        Text,
+        CheckConstraint("if_peer_away IN ('refuse', 'degrade')", name="if_peer_away"),
+        nullable=False,
+        server_default=text("'refuse'"),
+    ),
+    Column(
+        "worm_days",
+        Integer,
+        CheckConstraint("worm_days > 0", name="worm"),
+        comment="object lock at both sites; NULL: none",
+    ),
 )
 
 principals = Table(
@@ -172,6 +186,7 @@ versions = Table(
     Column("receipt", Uuid, nullable=False, comment="the access event that recorded it"),
     Column("created_at", Moment, nullable=False, server_default=NOW),
     Column("created_by", Uuid, nullable=False),
+    Column("locked_until", Moment, comment="object lock at the stores; NULL: none"),
 )
 
 document_changes = Table(
@@ -249,9 +264,42 @@ journal = Table(
     ),
     Column("created_at", Moment, nullable=False, server_default=NOW),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
-    Column("due_at", Moment, nullable=False, server_default=NOW),
+    Column(
+        "due_at",
+        Moment,
+        nullable=False,
+        server_default=NOW,
+        comment="leased: when the lease ends",
+    ),
     Column("last_error", Text),
-    Index("ix_journal_due", "due_at"),
+    Column("epoch", Integer, nullable=False, comment="the site epoch in which it became necessary"),
+    Column(
+        "reason",
+        Text,
+        CheckConstraint(
+            "reason IN ('upload', 'debt', 'repair', 'resync', 'purge', 'sweep')", name="reason"
+        ),
+        nullable=False,
+    ),
+    Column(
+        "priority",
+        SmallInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="0: new work; 1: bulk, which new work overtakes",
+    ),
+    Column("size_bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("lease", Uuid, comment="drawn by whoever works on it; another's ends this one's rights"),
+    Column("upload_id", Text, comment="a multipart upload to go on with"),
+    Column("parked_at", Moment),
+    UniqueConstraint("object_id", "site", "operation", "epoch", name="uq_journal_object_id"),
+)
+Index(
+    "ix_journal_due",
+    journal.c.site,
+    journal.c.priority,
+    journal.c.due_at,
+    postgresql_where=journal.c.parked_at.is_(None),
 )
 
 replicas = Table(
@@ -259,10 +307,116 @@ replicas = Table(
     metadata,
     Column("object_id", Uuid, primary_key=True),
     Column("site", Text, primary_key=True),
+    Column("verified_at", Moment, comment="when its bytes were read back and hashed"),
+    Column("lost_at", Moment, comment="when it was found missing or wrong; NULL once repaired"),
+)
+Index("ix_replicas_verified", replicas.c.verified_at)
+Index("ix_replicas_lost", replicas.c.lost_at, postgresql_where=replicas.c.lost_at.is_not(None))
+
+tombstones = Table(
+    "tombstones",
+    metadata,
+    Column("object_id", Uuid, primary_key=True),
+    Column("deleted_at", Moment, nullable=False, server_default=NOW),
+)
+
+sites = Table(
+    "sites",
+    metadata,
+    Column("name", Text, primary_key=True),
     Column(
-        "verified_at", Moment, nullable=False, comment="when its bytes were read back and hashed"
+        "epoch",
+        Integer,
+        nullable=False,
+        server_default=text("1"),
+        comment="the site epoch of its last fencing or admission; processes of another are refused",
+    ),
+    Column("is_fenced", Boolean, nullable=False, server_default=text("false")),
+    Column(
+        "marker", Uuid, comment="stands in an object at the site, so that an emptied one is known"
+    ),
+    Column("changed_at", Moment, nullable=False, server_default=NOW),
+)
+
+topology = Table(
+    "topology",
+    metadata,
+    Column(
+        "singleton",
+        SmallInteger,
+        CheckConstraint("singleton = 1", name="one_row"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column(
+        "epoch",
+        Integer,
+        nullable=False,
+        server_default=text("1"),
+        comment="the newest site epoch",
+    ),
+    Column("system_identifier", Text),
+    Column(
+        "timeline",
+        Integer,
+        comment="of PostgreSQL: another one means a promotion or a restore",
+    ),
+    Column("sweep_held_since", Moment, comment="nothing is swept until a person confirms"),
+    Column(
+        "sweep_held_why",
+        Text,
+        CheckConstraint("sweep_held_why IN ('database', 'failover')", name="why"),
     ),
 )
+
+incidents = Table(
+    "incidents",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("at", Moment, nullable=False, server_default=NOW),
+    Column(
+        "kind",
+        Text,
+        CheckConstraint(
+            "kind IN ('missing', 'damaged', 'unexpected', 'emptied', 'parked')", name="kind"
+        ),
+        nullable=False,
+    ),
+    Column("site", Text, nullable=False),
+    Column("object_id", Uuid),
+    Column("document_id", Uuid),
+    Column("version", Integer),
+    Column(
+        "found_by",
+        Text,
+        CheckConstraint(
+            "found_by IN ('read', 'copy', 'scrub', 'verify', 'watch')", name="found_by"
+        ),
+        nullable=False,
+    ),
+    Column("resolved_at", Moment),
+    Column("resolution", Text),
+)
+Index("ix_incidents_page", desc(incidents.c.at), desc(incidents.c.id))
+Index(
+    "ix_incidents_open",
+    incidents.c.object_id,
+    incidents.c.site,
+    incidents.c.kind,
+    unique=True,
+    postgresql_where=incidents.c.resolved_at.is_(None),
+)
+
+orphans = Table(
+    "orphans",
+    metadata,
+    Column("object_id", Uuid, primary_key=True),
+    Column("site", Text, primary_key=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("first_seen_at", Moment, nullable=False, server_default=NOW),
+    Column("last_seen_at", Moment, nullable=False, server_default=NOW),
+)
+Index("ix_orphans_page", desc(orphans.c.first_seen_at), desc(orphans.c.object_id), orphans.c.site)
 
 jobs = Table(
     "jobs",
@@ -271,7 +425,10 @@ jobs = Table(
     Column(
         "kind",
         Text,
-        CheckConstraint("kind IN ('rewrap', 'shred', 'drill', 'recovery')", name="kind"),
+        CheckConstraint(
+            "kind IN ('rewrap', 'shred', 'drill', 'recovery', 'scrub', 'verify', 'resync-a', 'resync-b')",
+            name="kind",
+        ),
         nullable=False,
     ),
     Column(

@@ -21,13 +21,12 @@ from vault.accesslog.event import Actor
 from vault.classes import Classes
 from vault.commit import Commits, judge_new_version
 from vault.database import Database
-from vault.errors import KekVersionGone, RecoveryOutdated, TooLarge, VaultError
+from vault.errors import KekVersionGone, PeerAway, RecoveryOutdated, TooLarge, VaultError
 from vault.idempotency import IdempotencyKey, IdempotencyKeys
 from vault.incoming import NewDocument, NewVersion
 from vault.keks import Keks
 from vault.model import Document, DocumentClass
-from vault.objects.keys import object_key
-from vault.objects.store import ObjectStore, StoreError
+from vault.objects.store import StoreError
 from vault.opening import DocumentKeys
 from vault.records import find_document
 from vault.replay import Replay
@@ -95,7 +94,7 @@ class Uploads:
             NotAllowed, NotFound: the policy refuses it.
             UnknownClass, TooLarge: no such class, or it refuses the declared size.
             IdempotencyInFlight: the first request with this key still runs.
-            KeyManagementError, DatabaseUnavailable: a dependency is away.
+            KeyManagementError, PeerAway, DatabaseUnavailable: a dependency is away.
         """
         require(actor.caller, Action.DOCUMENT_CREATE, new.department, "department")
         rules = self._rules(new.class_name, new.declared_size_bytes)
@@ -120,7 +119,7 @@ class Uploads:
             NotAllowed, NotFound: the policy refuses it, or there is no such document.
             TooLarge: the class refuses the declared size.
             DocumentInBin, PreconditionFailed: judged now, and once more at the commit.
-            KeyManagementError, DatabaseUnavailable: a dependency is away.
+            KeyManagementError, PeerAway, DatabaseUnavailable: a dependency is away.
         """
         with self._database.transaction() as connection:
             document = find_document(connection, new.document_id)
@@ -150,9 +149,7 @@ class Uploads:
                     sealed = body.resealed(sealed)
             return commit(sealed)
 
-        return _SealedUpload(
-            body, object_id, self._rows, self._sealing.store, commit_under_living_keys
-        )
+        return _SealedUpload(body, object_id, self._rows, commit_under_living_keys)
 
     def _rules(self, class_name: str, declared_size_bytes: int | None) -> DocumentClass:
         rules = self._classes.get(class_name)
@@ -174,7 +171,7 @@ class Uploads:
                 rules=rules,
                 fingerprint_of=fingerprint_of,
             )
-        except KeyManagementError:
+        except (KeyManagementError, PeerAway):
             self._rows.abandon(object_id)
             raise
 
@@ -187,13 +184,11 @@ class _SealedUpload:
         body: SealedBody,
         object_id: UUID,
         rows: UploadRows,
-        store: ObjectStore,
         finish: Callable[[], Document],
     ) -> None:
         self._body = body
         self._object_id = object_id
         self._rows = rows
-        self._store = store
         self._finish = finish
 
     def write(self, chunk: bytes) -> None:
@@ -210,7 +205,7 @@ class _SealedUpload:
         try:
             # Only an object that no committed row names may go: an answer to COMMIT can get lost.
             if self._rows.abandon(self._object_id):
-                self._store.delete(object_key(self._object_id))
+                self._body.remove()
                 self._rows.forget(self._object_id)
         except (StoreError, VaultError):
             _log.warning("the object of an aborted upload is left to the sweep")

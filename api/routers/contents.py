@@ -26,10 +26,9 @@ from api.multipart import MultipartBody
 from api.shapes import DocumentMetadata, DocumentShape
 from vault.access.policy import EVERY_DEPARTMENT, Action
 from vault.accesslog.event import Actor
-from vault.contents import ByteRange
 from vault.idempotency import IdempotencyKey
 from vault.incoming import NewDocument, NewVersion
-from vault.model import Document
+from vault.model import ByteRange, Document
 
 router = APIRouter(prefix="/v1/documents", tags=["documents"])
 

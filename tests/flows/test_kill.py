@@ -27,12 +27,11 @@ from typing_extensions import override
 
 from api.bootstrap import Services, build
 from api.settings import KmsSettings, Settings
-from replication.copier import Copier
-from replication.worker import ReplicationWorker
 from tests.api.helpers import named, upload
 from tests.process import PROGRAM, ServeProcess, wait_until
+from tests.replicating import make_all_due, work_off
 from vault.objects.keys import object_key
-from vault.tables import journal, processes, versions
+from vault.tables import processes, versions
 
 UPLOADERS: Final = 4
 CHUNK_BYTES: Final = 100_000
@@ -285,10 +284,8 @@ def _expect_no_stray_object(services: Services, home: Path) -> None:
     _age_processes(services)
     while services.sweep.run():
         pass
-    services.database.execute(update(journal).values(due_at=func.now()), {})
-    worker = ReplicationWorker(services.journal, Copier(services.stores))
-    while worker.run_one():
-        pass
+    make_all_due(services)
+    work_off(services)
     rows = services.database.execute(select(versions.c.object_id), {})
     wanted = {object_key(row.object_id) for row in rows}
     for site, store in services.stores.items():

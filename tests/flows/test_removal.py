@@ -11,11 +11,12 @@ import pytest
 from sqlalchemy import Engine, text
 
 from replication.copier import Copier
-from replication.worker import ReplicationWorker
 from tests.api.helpers import named, upload
 from tests.process import wait_until
+from tests.replicating import waiting, work_off
 from tests.running import RunningService
 from vault import clock
+from vault.journal import Bulk
 
 LATER = timedelta(days=40)
 
@@ -29,9 +30,7 @@ def short_lived(service: RunningService) -> str:
 
 
 def work_off_journal(service: RunningService) -> None:
-    worker = ReplicationWorker(service.services.journal, Copier(service.services.stores))
-    while worker.run_one():
-        pass
+    work_off(service.services)
 
 
 def objects(service: RunningService, site: str) -> list[str]:
@@ -62,7 +61,7 @@ def test_a_damaged_source_is_never_counted_as_a_copy(service: RunningService) ->
     work_off_journal(service)
     assert objects(service, "b") == []
     assert service.demo.get("/v1/documents").json()["items"][0]["version"]["durable_on"] == ["a"]
-    assert service.services.journal.backlog() == {("b", "copy"): 1}
+    assert waiting(service.services) == {("b", "copy"): 1, ("a", "copy"): 1}
 
 
 def test_purge_waits_for_bin_and_retention_both(service: RunningService, short_lived: str) -> None:
@@ -104,11 +103,10 @@ def test_a_copy_that_is_still_due_does_not_rise_after_a_purge(
     service: RunningService, short_lived: str
 ) -> None:
     binned(service, short_lived)
-    task = service.services.journal.claim()
-    assert task is not None
+    (task,) = service.services.journal.claim("b", copies=True, bulk=Bulk(1, 100))
     assert service.services.purge.run(clock.now() + LATER) == 1
-    Copier(service.services.stores).perform(task)
-    service.services.journal.copied(task)
+    Copier(service.services.stores).copy(task, lambda _upload_id: True)
+    service.services.journal.copied([(task, "a")])
     work_off_journal(service)
     assert objects(service, "b") == []
 

@@ -27,7 +27,7 @@ KINDS = (datetime, UUID, int, str)
 def version(size: int) -> Version:
     moment, some = datetime(2026, 1, 1, tzinfo=UTC), uuid4()
     return Version(
-        some, 1, some, "a", 1, size, size, b"", "a/b", None, "", b"", some, moment, some, ()
+        some, 1, some, "a", 1, size, size, b"", "a/b", None, "", b"", some, moment, some, (), None
     )
 
 

@@ -161,7 +161,9 @@ class VaultServer:
     def _root(self, seconds: float = 10) -> hvac.Client:
         session = requests.Session()
         session.trust_env = False
-        return hvac.Client(url=self.address, token=self._root_token, session=session, timeout=seconds)
+        return hvac.Client(
+            url=self.address, token=self._root_token, session=session, timeout=seconds
+        )
 
     def _wait_for(self, question: Any) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS

@@ -48,6 +48,8 @@ class Action(StrEnum):
     KEY_DRILL = "key.drill"
     KEY_EXPORT = "key.export"
     KEY_REGISTER_RECOVERY = "key.register-recovery"
+    SITE_LIST = "site.list"
+    SITE_MANAGE = "site.manage"
     JOB_LIST = "job.list"
     JOB_STOP = "job.stop"
 
@@ -108,6 +110,8 @@ _SCOPE_OF: Final[dict[Action, Scope | None]] = {
     Action.KEY_DRILL: Scope.ADMIN,
     Action.KEY_EXPORT: Scope.EXPORT_KEYS,
     Action.KEY_REGISTER_RECOVERY: Scope.ADMIN,
+    Action.SITE_LIST: Scope.ADMIN,
+    Action.SITE_MANAGE: Scope.ADMIN,
     Action.JOB_LIST: Scope.ADMIN,
     Action.JOB_STOP: Scope.ADMIN,
 }

@@ -13,7 +13,8 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Final
 
-from vault.objects.store import PART_SIZE_BYTES, ObjectStore, PartUpload
+from vault.objects.destination import Target
+from vault.objects.store import PART_SIZE_BYTES, PartUpload
 
 BUFFERS: Final = 3
 """One being filled, two on their way. A fourth measured no faster."""
@@ -37,8 +38,8 @@ class ObjectWriter:
     object of at most one part is one PUT, sent by `finish`.
     """
 
-    def __init__(self, store: ObjectStore, key: str, executor: Executor) -> None:
-        self._store = store
+    def __init__(self, target: Target, key: str, executor: Executor) -> None:
+        self._target = target
         self._key = key
         self._executor = executor
         self._digest = hashlib.sha256()
@@ -74,7 +75,7 @@ class ObjectWriter:
         if self._upload is None:
             last = self._part[: self._fill]
             self._digest.update(last)
-            self._store.put(self._key, last)
+            self._target.put(self._key, last)
             _spare.append(self._part)
         else:
             self._send_part()
@@ -99,7 +100,7 @@ class ObjectWriter:
 
     def _send_part(self) -> None:
         if self._upload is None:
-            self._upload = self._store.begin_parts(self._key)
+            self._upload = self._target.begin_parts(self._key)
         self._number += 1
         body = self._part[: self._fill]
         self._hashing = self._executor.submit(self._hash, body, self._hashing)

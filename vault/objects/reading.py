@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Final
 
@@ -12,19 +12,27 @@ from vault.objects.store import PART_SIZE_BYTES, ObjectStore
 SMALL_BYTES: Final = 16 * 1024
 
 
-def parts(store: ObjectStore, key: str) -> Iterator[memoryview]:
-    """The object in pieces of `PART_SIZE_BYTES`; each is valid until the next is asked for."""
-    buffer = memoryview(bytearray(PART_SIZE_BYTES))
-    with closing(store.open(key)) as reader:
+def parts(store: ObjectStore, key: str, *, first: int = 1) -> Iterator[memoryview]:
+    """The object in pieces of `PART_SIZE_BYTES`; each is valid until the next is asked for.
+
+    Args:
+        first: number of the piece to begin with, from 1.
+    """
+    with closing(store.open(key, (first - 1) * PART_SIZE_BYTES)) as reader:
+        # As large as needed: filling a whole part's with zeros costs more than a small object.
+        buffer = memoryview(bytearray(max(1, min(PART_SIZE_BYTES, reader.object_size_bytes))))
         while size := reader.readinto(buffer):
             yield buffer[:size]
 
 
-def sha256_of(store: ObjectStore, key: str) -> bytes:
-    """The digest of the object as the store gives it back."""
+def sha256_of(
+    store: ObjectStore, key: str, *, each_part: Callable[[], None] = lambda: None
+) -> bytes:
+    """The digest of the object as the store gives it back; `each_part` is called now and then."""
     digest = hashlib.sha256()
     for part in parts(store, key):
         digest.update(part)
+        each_part()
     return digest.digest()
 
 

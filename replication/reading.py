@@ -1,0 +1,67 @@
+"""Reading copies back: is what a site holds what was stored? Nothing is believed but the bytes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
+from enum import StrEnum
+from functools import partial
+
+from vault.incidents import FoundBy, IncidentKind, Incidents
+from vault.inventory import Inventory, Stored
+from vault.objects.health import SiteHealth
+from vault.objects.keys import object_key
+from vault.objects.reading import sha256_of
+from vault.objects.store import ObjectMissing, StoreError
+
+
+class CopyState(StrEnum):
+    """What a look at one copy showed."""
+
+    VERIFIED = "verified"
+    MISSING = "missing"
+    DAMAGED = "damaged"
+    UNREACHABLE = "unreachable"
+
+
+class Reading:
+    """Reads copies back and remembers what it saw: replicas that count, incidents, repairs."""
+
+    def __init__(
+        self, health: SiteHealth, inventory: Inventory, incidents: Incidents, executor: Executor
+    ) -> None:
+        self._health = health
+        self._inventory = inventory
+        self._incidents = incidents
+        self._executor = executor
+
+    def read(self, site: str, objects: Sequence[Stored], found_by: FoundBy) -> list[CopyState]:
+        """The state of the copy of each object at `site`, several at a time.
+
+        Raises: DatabaseUnavailable: what was seen is not remembered.
+        """
+        states = list(self._executor.map(partial(self._look, site), objects))
+        seen = list(zip(objects, states, strict=True))
+        whole = [each.object_id for each, state in seen if state is CopyState.VERIFIED]
+        self._inventory.verified(site, whole)
+        for each, state in seen:
+            if state in (CopyState.MISSING, CopyState.DAMAGED):
+                kind = IncidentKind(state.value)
+                self._incidents.replica_lost(each.object_id, site, kind, found_by)
+        return states
+
+    def _look(self, site: str, stored: Stored) -> CopyState:
+        store = self._health.stores[site]
+        try:
+            digest = sha256_of(store, object_key(stored.object_id))
+        except ObjectMissing:
+            return CopyState.MISSING
+        except StoreError:
+            return CopyState.UNREACHABLE
+        return CopyState.VERIFIED if digest == stored.sha256 else CopyState.DAMAGED
+
+
+def tally(states: Iterable[CopyState]) -> Counter[str]:
+    """How many there are of each."""
+    return Counter(state.value for state in states)
