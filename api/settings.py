@@ -57,7 +57,12 @@ class SiteKind(StrEnum):
 
 
 class SiteSettings(BaseModel):
-    """One site's object store."""
+    """One site's object store.
+
+    Attributes:
+        first_byte_seconds: how long a read waits for an S3 site to begin its answer before the other site is
+            asked.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -70,6 +75,7 @@ class SiteSettings(BaseModel):
     region: str = "us-east-1"
     tls: bool = True
     ca_file: Path | None = None
+    first_byte_seconds: Annotated[float, Field(ge=0.1, le=300)] = 5.0
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

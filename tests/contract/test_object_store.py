@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
@@ -23,6 +26,7 @@ from vault.objects.store import (
     ObjectMissing,
     ObjectReader,
     ObjectStore,
+    StoreError,
     StoreMisconfigured,
     StoreUnavailable,
 )
@@ -334,16 +338,83 @@ def test_a_server_lost_in_mid_write_is_away_and_shows_no_object(
         store.open(name)
 
 
-def test_a_server_that_hangs_is_away_within_the_time_out(versity: S3Server) -> None:
-    store = versity.store(read_seconds=0.5)
-    versity.pause()
+@contextmanager
+def paused(server: S3Server) -> Iterator[None]:
+    """The server hangs for the time of the block."""
+    server.pause()
     try:
+        yield
+    finally:
+        server.go_on()
+
+
+WAITS: dict[str, Callable[[ObjectStore], object]] = {
+    "open": lambda store: store.open("objects/aa/x"),
+    "size": lambda store: store.size("objects/aa/x"),
+    "check": lambda store: store.check(),
+}
+
+
+@pytest.mark.parametrize("call", WAITS)
+@pytest.mark.parametrize("is_pooled", [False, True], ids=["new", "pooled"])
+def test_a_read_of_a_server_that_hangs_gives_up_soon(
+    versity: S3Server, call: str, is_pooled: bool
+) -> None:
+    store = versity.store(first_byte_seconds=0.3)
+    store.put("objects/aa/x", b"x")
+    if is_pooled:
+        store.check()
+    with paused(versity):
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            WAITS[call](store)
+        assert time.monotonic() - started < 1.5
+    assert read(store, "objects/aa/x") == b"x"
+
+
+def test_a_write_to_a_server_that_hangs_waits_for_the_longer_time_out(versity: S3Server) -> None:
+    store = versity.store(first_byte_seconds=0.1, read_seconds=0.8)
+    with paused(versity):
+        started = time.monotonic()
         with pytest.raises(StoreUnavailable):
             store.put("objects/aa/x", b"x")
-        with pytest.raises(StoreUnavailable):
-            store.open("objects/aa/x")
-    finally:
-        versity.go_on()
+        assert 0.8 <= time.monotonic() - started < 2.5
+
+
+def test_a_body_may_pause_for_longer_than_a_head(versity: S3Server) -> None:
+    store, name = versity.store(first_byte_seconds=0.2), key()
+    content = os.urandom(8 * PART_SIZE_BYTES)
+    put_in_parts(store, name, content)
+    with closing(store.open(name)) as reader:
+        with paused(versity):
+            waking = threading.Timer(1, versity.go_on)
+            waking.start()
+            buffer = memoryview(bytearray(len(content)))
+            assert reader.readinto(buffer) == len(content)
+            waking.join()
+        assert buffer == content
+
+
+def test_prepare_may_be_repeated_and_touches_nothing(store: ObjectStore) -> None:
+    name = key()
+    store.put(name, b"kept")
+    store.prepare()
+    assert read(store, name) == b"kept"
+
+
+def test_prepare_makes_a_site_that_vanished_usable_again(versity: S3Server, tmp_path: Path) -> None:
+    directory = DirectoryStore("a", tmp_path / "site")
+    directory.prepare()
+    bucket = versity.store(bucket="vanishes")
+    shutil.rmtree(tmp_path / "site")
+    bucket._client.remove_bucket(bucket_name="vanishes")
+    stores: tuple[ObjectStore, ...] = (directory, bucket)
+    for store in stores:
+        with pytest.raises(StoreError):
+            store.check()
+        store.prepare()
+        store.put("objects/aa/x", b"x")
+        assert read(store, "objects/aa/x") == b"x"
 
 
 def test_a_probe_tells_full_stores_from_plain_ones(versity: S3Server, rclone: S3Server) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
@@ -147,6 +147,16 @@ def test_a_read_that_timed_out_is_not_repeated() -> None:
         with pytest.raises(StoreUnavailable):
             store_at(server, read_seconds=0.3).size(KEY)
         assert len(server.requests) == 1
+
+
+def test_the_body_of_an_answer_that_ends_its_connection_may_pause_too() -> None:
+    def respond(_: Request) -> Iterator[bytes]:
+        yield answer(200, "ab", Content_Length="4")
+        time.sleep(0.6)
+        yield b"cd"
+
+    with canned(respond) as server:
+        assert read(store_at(server, first_byte_seconds=0.2), 0, 4) == b"abcd"
 
 
 def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,13 +39,13 @@ def error(status: int, code: str) -> bytes:
 
 @dataclass
 class CannedServer:
-    """One connection per request; an empty answer cuts it.
+    """One connection per request; an empty answer cuts it, one in pieces is sent as they come.
 
     Attributes:
         bytes_per_second: how fast bodies are taken in.
     """
 
-    respond: Callable[[Request], bytes]
+    respond: Callable[[Request], bytes | Iterator[bytes]]
     bytes_per_second: float = float("inf")
     requests: list[Request] = field(default_factory=list)
     listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
@@ -79,12 +79,15 @@ class CannedServer:
                 time.sleep(got / self.bytes_per_second)
             request = Request(method, target, size_bytes)
             self.requests.append(request)
-            connection.sendall(self.respond(request))
+            answered = self.respond(request)
+            for piece in (answered,) if isinstance(answered, bytes) else answered:
+                connection.sendall(piece)
 
 
 @contextmanager
 def canned(
-    respond: Callable[[Request], bytes] | bytes, bytes_per_second: float = float("inf")
+    respond: Callable[[Request], bytes | Iterator[bytes]] | bytes,
+    bytes_per_second: float = float("inf"),
 ) -> Iterator[CannedServer]:
     """A server for the time of the block."""
     server = CannedServer(

@@ -47,7 +47,6 @@ class DirectoryStore:
         self._root = _Root(site, folder.absolute())
 
     def prepare(self) -> None:
-        """Make the folder if it is missing. For the start only: one that vanishes later stays away."""
         with self._root.translated():
             self._root.incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
 

@@ -127,6 +127,9 @@ class PartUpload(Protocol):
 class ObjectStore(Protocol):
     """Keeps immutable objects under unique keys for one site.
 
+    A site that hangs makes every method raise within a bounded time; `open`, `size` and `check` within
+    seconds, so that a reader can turn to the other site.
+
     Methods block and may be called from any thread. Reads (`open`, `size`, `list`, `pending`) retry
     once on a broken pooled connection; writes never retry by themselves. Every method raises
     `StoreUnavailable` or `StoreMisconfigured`; only the named ones raise `ObjectMissing`.
@@ -135,6 +138,13 @@ class ObjectStore(Protocol):
 
     site: str
     """The site's name, ``a`` or ``b``."""
+
+    def prepare(self) -> None:
+        """Make the bucket or folder if it is missing. Idempotent.
+
+        For the start, and when an operator says that an emptied site shall be filled again; nothing
+        else makes one anew, or a site that vanished would be taken for an empty one.
+        """
 
     def put(self, key: str, body: Bytes) -> None:
         """Store a small object (at most `PART_SIZE_BYTES`) in one go; durable when it returns.
