@@ -20,6 +20,7 @@ from vault.objects.store import (
     ObjectStore,
     PartUpload,
     StoreError,
+    UploadMissing,
 )
 
 Renew = Callable[[str | None], bool]
@@ -118,7 +119,7 @@ def _begin(task: Task, target: ObjectStore) -> PartUpload:
     """The upload that an earlier try left open, or a new one."""
     key = object_key(task.object_id)
     if task.upload_id is not None:
-        with suppress(ObjectMissing):
+        with suppress(UploadMissing):
             return target.resume_parts(key, task.upload_id)
     return target.begin_parts(key, locked_until=task.locked_until)
 

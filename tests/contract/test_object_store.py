@@ -8,19 +8,22 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from minio.commonconfig import ENABLED
 from minio.versioningconfig import VersioningConfig
 
 from tests.servers.s3 import S3Server
 from vault.objects.directory import DirectoryStore
 from vault.objects.keys import object_key
+from vault.objects.reading import parts
 from vault.objects.store import (
     PART_SIZE_BYTES,
     ObjectMissing,
@@ -29,6 +32,7 @@ from vault.objects.store import (
     StoreError,
     StoreMisconfigured,
     StoreUnavailable,
+    UploadMissing,
 )
 
 KIB, MIB = 2**10, 2**20
@@ -53,6 +57,12 @@ STORES: dict[str, Callable[[pytest.FixtureRequest], ObjectStore]] = {
 
 @pytest.fixture(params=STORES)
 def store(request: pytest.FixtureRequest) -> ObjectStore:
+    return STORES[request.param](request)
+
+
+@pytest.fixture(params=["directory", "versity"])
+def replacing_store(request: pytest.FixtureRequest) -> ObjectStore:
+    """Without rclone, which passes parts on as they come: none can be replaced by other bytes or left out."""
     return STORES[request.param](request)
 
 
@@ -212,10 +222,170 @@ def test_an_upload_that_was_swept_cannot_be_completed(store: ObjectStore) -> Non
     upload = store.begin_parts(name)
     upload.put_part(1, b"late")
     store.abort_pending(name, upload.upload_id)
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(UploadMissing):
         upload.complete()
     with pytest.raises(ObjectMissing):
         store.open(name)
+
+
+def resume_and_complete(store: ObjectStore, name: str, upload_id: str, content: bytes) -> int:
+    """As another process would; returns how many parts it need not send."""
+    upload = store.resume_parts(name, upload_id)
+    assert upload.upload_id == upload_id
+    for number in range(upload.parts_done + 1, -(-len(content) // PART_SIZE_BYTES) + 1):
+        stop = number * PART_SIZE_BYTES
+        upload.put_part(number, memoryview(content)[stop - PART_SIZE_BYTES : stop])
+    upload.complete()
+    assert read(store, name) == content
+    assert list(store.pending(name)) == []
+    return upload.parts_done
+
+
+def begin_with(store: ObjectStore, name: str, parts: Mapping[int, bytes]) -> str:
+    """An upload left behind with these parts, sent in this order."""
+    upload = store.begin_parts(name)
+    assert upload.parts_done == 0
+    for number, body in parts.items():
+        upload.put_part(number, body)
+    return upload.upload_id
+
+
+PART = PART_SIZE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("size", "sent", "done"),
+    [
+        (2 * PART + 5, [], 0),
+        (2 * PART + 5, [1], 1),
+        (2 * PART + 5, [1, 2], 2),
+        (2 * PART + 5, [1, 2, 3], 2),
+        (2 * PART + 5, [3, 1], 1),
+        (2 * PART + 5, [2, 3], 0),
+        (2 * PART, [1, 2], 2),
+        (3 * PART, [3, 1], 1),
+        (5, [1], 0),
+    ],
+)
+def test_an_upload_is_resumed_after_the_parts_that_are_there(
+    store: ObjectStore, size: int, sent: list[int], done: int
+) -> None:
+    name, content = key(), os.urandom(size)
+    parts = {number: content[(number - 1) * PART : number * PART] for number in sent}
+    upload_id = begin_with(store, name, parts)
+    assert resume_and_complete(store, name, upload_id, content) == done
+
+
+@pytest.mark.parametrize("wrong", [5 * MIB, PART - 4096])
+def test_a_part_of_the_wrong_size_does_not_count_nor_do_those_behind_it(
+    replacing_store: ObjectStore, wrong: int
+) -> None:
+    store, name, content = replacing_store, key(), os.urandom(3 * PART + 1)
+    sent = {1: content[:PART], 2: content[PART : PART + wrong], 3: content[2 * PART : 3 * PART]}
+    upload_id = begin_with(store, name, sent)
+    assert resume_and_complete(store, name, upload_id, content) == 1
+
+
+def test_an_object_resumed_with_fewer_parts_has_nothing_of_the_others(
+    replacing_store: ObjectStore,
+) -> None:
+    store, name, content = replacing_store, key(), os.urandom(PART + 1)
+    upload_id = begin_with(store, name, {1: content[:PART], 4: b"stray"})
+    assert resume_and_complete(store, name, upload_id, content) == 1
+
+
+def test_an_upload_may_be_resumed_again_and_again(store: ObjectStore) -> None:
+    name, content = key(), os.urandom(2 * PART + 1)
+    upload_id = store.begin_parts(name).upload_id
+    for done in range(2):
+        upload = store.resume_parts(name, upload_id)
+        assert upload.parts_done == done
+        upload.put_part(done + 1, content[done * PART : (done + 1) * PART])
+    assert resume_and_complete(store, name, upload_id, content) == 2
+
+
+def test_an_upload_that_is_not_there_cannot_be_resumed(store: ObjectStore) -> None:
+    name, other = key(), key()
+    swept, completed = begin_with(store, name, {1: b"x"}), store.begin_parts(other)
+    store.abort_pending(name, swept)
+    completed.put_part(1, b"x")
+    completed.complete()
+    unknown = f"{uuid4()}--{name.replace('/', '--')}"
+    for missing in (swept, unknown, str(uuid4()), "../../etc/passwd", "x"):
+        with pytest.raises(UploadMissing):
+            store.resume_parts(name, missing)
+    with pytest.raises(UploadMissing):
+        store.resume_parts(other, completed.upload_id)
+    with pytest.raises(UploadMissing):
+        store.resume_parts(key(), store.begin_parts(key()).upload_id)
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
+def test_an_upload_survives_the_gateway(versity: S3Server, kill: bool) -> None:
+    store, name, content = versity.store(), key(), os.urandom(2 * PART + 1)
+    upload_id = begin_with(store, name, {1: content[:PART], 2: content[PART : 2 * PART]})
+    versity.stop(signal.SIGKILL if kill else signal.SIGTERM)
+    with pytest.raises(StoreUnavailable):
+        store.resume_parts(name, upload_id)
+    versity.start()
+    assert resume_and_complete(store, name, upload_id, content) == 2
+
+
+def test_a_gateway_killed_in_mid_part_has_the_whole_ones(versity: S3Server) -> None:
+    store, name, content = versity.store(), key(), os.urandom(3 * PART)
+    upload_id = begin_with(store, name, {1: content[:PART]})
+    upload = store.resume_parts(name, upload_id)
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(upload.put_part, 2, content[PART : 2 * PART])
+        time.sleep(0.005)
+        versity.stop()
+        with suppress(StoreUnavailable):
+            sending.result()
+    versity.start()
+    assert resume_and_complete(store, name, upload_id, content) in (1, 2)
+
+
+def test_an_upload_that_a_store_forgot_is_missing(rclone: S3Server) -> None:
+    store, name = rclone.store(), key()
+    upload_id = begin_with(store, name, {1: bytes(PART)})
+    rclone.stop()
+    rclone.start()
+    with pytest.raises(UploadMissing):
+        store.resume_parts(name, upload_id)
+
+
+@pytest.mark.parametrize("size", [1, PART, PART + 1, 2 * PART + MIB])
+def test_an_object_is_read_from_any_part_on(store: ObjectStore, size: int) -> None:
+    name, content = key(), os.urandom(size)
+    put_in_parts(store, name, content)
+    for first in range(1, 5):
+        assert b"".join(map(bytes, parts(store, name, first))) == content[(first - 1) * PART :]
+    with pytest.raises(ObjectMissing):
+        list(parts(store, key(), 2))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sent=st.lists(st.tuples(st.integers(1, 4), st.integers(0, PART // 4096)), max_size=6),
+    count=st.integers(1, 3),
+)
+def test_whatever_was_sent_a_resumed_file_is_whole(
+    tmp_path_factory: pytest.TempPathFactory, sent: list[tuple[int, int]], count: int
+) -> None:
+    store = DirectoryStore("a", tmp_path_factory.mktemp("site"))
+    store.prepare()
+    name, content = "objects/aa/x", CONTENT[: count * PART - 7]
+    upload = store.begin_parts(name)
+    for number, pages in sent:  # a killed writer leaves any beginning of any part
+        start = (number - 1) * PART
+        upload.put_part(number, CONTENT[start : start + pages * 4096])
+    if (resumed := store.resume_parts(name, upload.upload_id)).parts_done < count:
+        resume_and_complete(store, name, upload.upload_id, content)
+    else:
+        resumed.abort()
+
+
+CONTENT = os.urandom(4 * PART)
 
 
 def test_readers_closed_early_do_not_drain_the_pool(store: ObjectStore) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -25,6 +26,7 @@ def read(store: S3Store, offset: int, length: int) -> bytes:
 CALLS: dict[str, Callable[[S3Store], object]] = {
     "put": lambda store: store.put(KEY, b"x"),
     "begin_parts": lambda store: store.begin_parts(KEY),
+    "resume_parts": lambda store: store.resume_parts(KEY, "upload"),
     "open": lambda store: read(store, 1, 2),
     "size": lambda store: store.size(KEY),
     "list": lambda store: list(store.list()),
@@ -78,7 +80,7 @@ def test_an_answer_without_a_size_is_not_taken_for_an_empty_object() -> None:
         store_at(server).size(KEY)
 
 
-@pytest.mark.parametrize("call", ["begin_parts", "list", "pending"])
+@pytest.mark.parametrize("call", ["begin_parts", "resume_parts", "list", "pending"])
 def test_a_result_in_broken_xml_makes_the_store_unavailable(call: str) -> None:
     with canned(answer(200, "<oops")) as server, pytest.raises(StoreUnavailable):
         CALLS[call](store_at(server))
@@ -113,6 +115,38 @@ def test_a_completion_that_fails_with_status_200_is_not_taken_for_success(head: 
         upload.put_part(1, b"ciphertext")
         with pytest.raises(StoreUnavailable):
             upload.complete()
+
+
+def parts_page(numbers: range, *, is_truncated: bool, next_marker: int) -> bytes:
+    listed = "".join(
+        f"<Part><PartNumber>{number}</PartNumber><ETag>e{number}</ETag><Size>{PART_SIZE_BYTES}</Size></Part>"
+        for number in numbers
+    )
+    return answer(
+        200,
+        f"<Result><IsTruncated>{str(is_truncated).lower()}</IsTruncated>"
+        f"<NextPartNumberMarker>{next_marker}</NextPartNumberMarker>{listed}</Result>",
+    )
+
+
+@pytest.mark.parametrize("overlap", [0, 1])  # rclone lists the marker's own part again
+@pytest.mark.parametrize("skip", [0, 1])  # and its next marker is one too high
+def test_parts_are_listed_page_by_page_without_a_gap(overlap: int, skip: int) -> None:
+    def respond(request: Request) -> bytes:
+        marker = int(parse_qs(urlsplit(request.target).query).get("part-number-marker", ["0"])[0])
+        last = min(marker + 1000, 2500)
+        numbers = range(marker + 1 - (overlap if marker else 0), last + 1)
+        return parts_page(numbers, is_truncated=last < 2500, next_marker=last + skip)
+
+    with canned(respond) as server:
+        assert store_at(server).resume_parts(KEY, "upload").parts_done == 2500
+        assert len(server.requests) == 3
+
+
+def test_a_listing_of_parts_that_never_ends_is_left() -> None:
+    endless = parts_page(range(1, 3), is_truncated=True, next_marker=2)
+    with canned(endless) as server:
+        assert store_at(server).resume_parts(KEY, "upload").parts_done == 2
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])

@@ -29,8 +29,10 @@ from vault.objects.store import (
     ObjectMissing,
     PendingUpload,
     StoredObject,
+    StoreError,
     StoreMisconfigured,
     StoreUnavailable,
+    UploadMissing,
 )
 
 _KEY: Final = re.compile(r"(?!\.)[a-z0-9-]+(?:[./][a-z0-9-]+)*")
@@ -62,16 +64,25 @@ class DirectoryStore:
 
     def begin_parts(self, key: str) -> _FileUpload:
         target = self._path(key)
-        incoming = f"{uuid4()}--{key.replace('/', '--')}"
+        incoming = f"{uuid4()}{_suffix(key)}"
         with self._root.translated():
-            return _FileUpload(self._root, incoming, self._root.incoming / incoming, target)
+            return _FileUpload(self._root, incoming, target, os.O_CREAT | os.O_EXCL)
+
+    def resume_parts(self, key: str, upload_id: str) -> _FileUpload:
+        target = self._path(key)
+        if Path(upload_id).name != upload_id or not upload_id.endswith(_suffix(key)):
+            raise UploadMissing(self.site, "no such upload")
+        with self._root.translated(missing=UploadMissing):
+            upload = _FileUpload(self._root, upload_id, target, os.O_NOFOLLOW)
+            upload.keep_full_parts()
+        return upload
 
     def open(self, key: str, offset: int = 0, length: int | None = None) -> _FileReader:
-        with self._root.translated(missing=True):
+        with self._root.translated(missing=ObjectMissing):
             return _FileReader(self._root, self._path(key), offset, length)
 
     def size(self, key: str) -> int:
-        with self._root.translated(missing=True):
+        with self._root.translated(missing=ObjectMissing):
             return self._path(key).stat().st_size
 
     def delete(self, key: str) -> None:
@@ -140,13 +151,14 @@ class _Root:
         self.incoming.stat()
 
     @contextmanager
-    def translated(self, *, missing: bool = False) -> Iterator[None]:
-        """Turn the system's errors into the store's; `missing`: the object itself may be absent."""
+    def translated(self, *, missing: type[StoreError] | None = None) -> Iterator[None]:
+        """Turn the system's errors into the store's; `missing`: what it means if the site is there,
+        and the file is not."""
         try:
             yield
         except FileNotFoundError as exc:
             if missing and self.incoming.is_dir():
-                raise ObjectMissing(self.site, "no such object") from exc
+                raise missing(self.site, "no such object or upload") from exc
             raise StoreUnavailable(self.site, "the folder is not there") from exc
         except OSError as exc:
             reason = errno.errorcode.get(exc.errno or 0, "error")
@@ -156,12 +168,24 @@ class _Root:
 class _FileUpload:
     """A file that grows in `.incoming`, each part at its place."""
 
-    def __init__(self, root: _Root, upload_id: str, path: Path, target: Path) -> None:
+    def __init__(self, root: _Root, upload_id: str, target: Path, flags: int) -> None:
         self.upload_id = upload_id
+        self.parts_done = 0
         self._root = root
-        self._path = path
+        self._path = root.incoming / upload_id
         self._target = target
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | flags, 0o600)
+
+    def keep_full_parts(self) -> None:
+        """Count what was written without a gap, and cut off the rest. Raises: OSError.
+
+        The file's length alone would count a part that was overtaken by the next one. A gap shorter than
+        a page is not seen; whoever copies reads the whole back and hashes it.
+        """
+        is_empty = os.fstat(self._descriptor).st_size == 0
+        written = 0 if is_empty else os.lseek(self._descriptor, 0, os.SEEK_HOLE)
+        self.parts_done = written // PART_SIZE_BYTES
+        os.ftruncate(self._descriptor, self.parts_done * PART_SIZE_BYTES)
 
     def put_part(self, number: int, body: Bytes) -> None:
         rest, offset = memoryview(body), (number - 1) * PART_SIZE_BYTES
@@ -171,7 +195,8 @@ class _FileUpload:
                 rest, offset = rest[written:], offset + written
 
     def complete(self) -> None:
-        with self._root.translated():
+        with self._root.translated(missing=UploadMissing):
+            os.fchmod(self._descriptor, 0o400)
             os.fsync(self._descriptor)
             self._close()
             self._root.require()
@@ -188,6 +213,11 @@ class _FileUpload:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def _suffix(key: str) -> str:
+    """What ends the upload ids of this key."""
+    return f"--{key.replace('/', '--')}"
 
 
 class _FileReader:

@@ -25,6 +25,7 @@ from vault.objects.store import (
     PendingUpload,
     StoredObject,
     StoreError,
+    UploadMissing,
 )
 
 LOOK_EVERY_SECONDS: Final = 1.0
@@ -181,7 +182,7 @@ class WatchedStore:
     def _noted(self) -> Iterator[None]:
         try:
             yield
-        except (ObjectMissing, ObjectLocked):
+        except (ObjectMissing, ObjectLocked, UploadMissing):
             raise
         except StoreError:
             self._failed(self.site)

@@ -16,9 +16,14 @@ def parts(store: ObjectStore, key: str, *, first: int = 1) -> Iterator[memoryvie
     """The object in pieces of `PART_SIZE_BYTES`; each is valid until the next is asked for.
 
     Args:
-        first: number of the piece to begin with, from 1.
+        first: number of the part to begin with, from 1; behind the last one there are none.
+
+    Raises: ObjectMissing, StoreError.
     """
-    with closing(store.open(key, (first - 1) * PART_SIZE_BYTES)) as reader:
+    offset = (first - 1) * PART_SIZE_BYTES
+    if offset and offset >= store.size(key):
+        return  # S3 refuses a range behind the end as if the object were missing
+    with closing(store.open(key, offset)) as reader:
         # As large as needed: filling a whole part's with zeros costs more than a small object.
         buffer = memoryview(bytearray(max(1, min(PART_SIZE_BYTES, reader.object_size_bytes))))
         while size := reader.readinto(buffer):

@@ -7,8 +7,8 @@ connections do when a site is dead stands in `pool.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, cast
@@ -19,9 +19,10 @@ from minio.datatypes import Part
 from minio.error import InvalidResponseError, S3Error, ServerError
 
 from vault.objects.pool import connection_pool
-from vault.objects.s3errors import translated
+from vault.objects.s3errors import translated, within_upload
 from vault.objects.s3reader import S3Reader
 from vault.objects.store import (
+    PART_SIZE_BYTES,
     Bytes,
     Capabilities,
     ObjectMissing,
@@ -30,6 +31,7 @@ from vault.objects.store import (
     StoreError,
     StoreMisconfigured,
     StoreUnavailable,
+    UploadMissing,
 )
 
 CONNECT_SECONDS: Final = 2.0
@@ -108,7 +110,14 @@ class S3Store:
             self._client._put_object(self._bucket, key, cast("bytes", body), headers={})  # noqa: SLF001
 
     def begin_parts(self, key: str) -> _S3Upload:
-        return _S3Upload(self._client, self.site, self._bucket, key)
+        with translated(self.site):
+            upload_id = self._client._create_multipart_upload(self._bucket, key, {})  # noqa: SLF001
+        return _S3Upload(self._client, self.site, self._bucket, key, upload_id, [])
+
+    def resume_parts(self, key: str, upload_id: str) -> _S3Upload:
+        with within_upload(self.site):
+            parts = _full_parts(self._listed_parts(key, upload_id))
+        return _S3Upload(self._client, self.site, self._bucket, key, upload_id, parts)
 
     def open(self, key: str, offset: int = 0, length: int | None = None) -> S3Reader:
         with translated(self.site):
@@ -157,6 +166,22 @@ class S3Store:
                 "key_marker": page.next_key_marker,
                 "upload_id_marker": page.next_upload_id_marker,
             }
+
+    def _listed_parts(self, key: str, upload_id: str) -> Iterator[Part]:
+        """The upload's parts, page by page.
+
+        The next page starts behind the last part of this one: rclone's own marker skips parts.
+        """
+        last = 0
+        while True:
+            page = self._client._list_parts(  # noqa: SLF001
+                self._bucket, key, upload_id, part_number_marker=str(last)
+            )
+            found = [part for part in page.parts if part.part_number > last]
+            yield from found
+            if not (page.is_truncated and found):
+                return
+            last = found[-1].part_number
 
     def abort_pending(self, key: str, upload_id: str) -> None:
         _abort(self._client, self.site, self._bucket, key, upload_id)
@@ -250,17 +275,19 @@ class S3Store:
 class _S3Upload:
     """One multipart upload."""
 
-    def __init__(self, client: Minio, site: str, bucket: str, key: str) -> None:
+    def __init__(
+        self, client: Minio, site: str, bucket: str, key: str, upload_id: str, done: list[Part]
+    ) -> None:
         self._client = client
         self._site = site
         self._bucket = bucket
         self._key = key
-        self._parts: dict[int, Part] = {}
-        with translated(site):
-            self.upload_id = client._create_multipart_upload(bucket, key, {})  # noqa: SLF001
+        self.upload_id = upload_id
+        self._parts = {part.part_number: part for part in done}
+        self.parts_done = len(done)
 
     def put_part(self, number: int, body: Bytes) -> None:
-        with self._writing():
+        with within_upload(self._site):
             etag = self._client._upload_part(  # noqa: SLF001
                 self._bucket, self._key, cast("bytes", body), None, self.upload_id, number
             )
@@ -268,11 +295,11 @@ class _S3Upload:
 
     def complete(self) -> None:
         parts = [part for _, part in sorted(self._parts.items())]
-        with self._writing():
+        with within_upload(self._site):
             self._client._complete_multipart_upload(  # noqa: SLF001
                 self._bucket, self._key, self.upload_id, parts
             )
-            self._require_object()
+        self._require_object()
 
     def abort(self) -> None:
         _abort(self._client, self._site, self._bucket, self._key, self.upload_id)
@@ -282,20 +309,28 @@ class _S3Upload:
 
         Source: Amazon S3 API Reference, CompleteMultipartUpload.
         """
-        found = self._client.stat_object(bucket_name=self._bucket, object_name=self._key)
-        if found.size != sum(part.size or 0 for part in self._parts.values()):
-            raise StoreUnavailable(self._site, "the parts did not become the object")
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """What a write finds missing is our own upload: somebody swept it."""
         try:
             with translated(self._site):
-                yield
+                found = self._client.stat_object(bucket_name=self._bucket, object_name=self._key)
         except ObjectMissing as exc:
-            raise StoreUnavailable(self._site, "the upload is gone") from exc
+            raise self._no_object() from exc
+        if found.size != sum(part.size or 0 for part in self._parts.values()):
+            raise self._no_object()
+
+    def _no_object(self) -> StoreUnavailable:
+        return StoreUnavailable(self._site, "the parts did not become the object")
+
+
+def _full_parts(parts: Iterable[Part]) -> list[Part]:
+    """Those from 1 on without a gap that have the size of a part."""
+    full: list[Part] = []
+    for part in parts:
+        if part.part_number != len(full) + 1 or part.size != PART_SIZE_BYTES:
+            break
+        full.append(part)
+    return full
 
 
 def _abort(client: Minio, site: str, bucket: str, key: str, upload_id: str) -> None:
-    with suppress(ObjectMissing), translated(site):
+    with suppress(UploadMissing), within_upload(site):
         client._abort_multipart_upload(bucket, key, upload_id)  # noqa: SLF001

@@ -16,9 +16,10 @@ from vault.objects.store import (
     StoreError,
     StoreMisconfigured,
     StoreUnavailable,
+    UploadMissing,
 )
 
-_MISSING: Final = frozenset({"NoSuchKey", "NoSuchVersion", "NoSuchUpload", "InvalidRange"})
+_MISSING: Final = frozenset({"NoSuchKey", "NoSuchVersion", "InvalidRange"})
 _MISCONFIGURED: Final = frozenset(
     {
         "AccessDenied",
@@ -32,6 +33,8 @@ _MISCONFIGURED: Final = frozenset(
         "SignatureDoesNotMatch",
     }
 )
+
+_UPLOAD_MISSING: Final = "no such multipart upload"
 
 _CODE_OF: Final = {403: "AccessDenied", 404: "NoSuchKey", 416: "InvalidRange"}
 
@@ -50,9 +53,21 @@ def translated(site: str) -> Iterator[None]:
         raise StoreUnavailable(site, f"no proper answer ({type(exc).__name__})") from exc
 
 
+@contextmanager
+def within_upload(site: str) -> Iterator[None]:
+    """The same, where what is missing can only be the upload itself: rclone does not say it in XML."""
+    try:
+        with translated(site):
+            yield
+    except ObjectMissing as exc:
+        raise UploadMissing(site, _UPLOAD_MISSING) from exc
+
+
 def _own_error(site: str, code: str) -> StoreError:
     if code in _MISSING:
         return ObjectMissing(site, "no such object")
+    if code == "NoSuchUpload":
+        return UploadMissing(site, _UPLOAD_MISSING)
     if code in _MISCONFIGURED:
         return StoreMisconfigured(site, f"the store refuses us ({code})")
     return StoreUnavailable(site, f"the store cannot do it now ({code})")

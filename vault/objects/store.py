@@ -5,6 +5,7 @@ and its key is unique for ever (a random UUID in it), so no store needs conditio
 
     StoreError
     ├── ObjectMissing        no such object: permanent until somebody repairs the site
+    ├── UploadMissing        no such multipart upload: begin another
     ├── StoreUnavailable     refused, timed out, cut, full: trying again later may help
     └── StoreMisconfigured   wrong credentials, no such bucket: an operator has to act
 """
@@ -34,6 +35,10 @@ class StoreError(Exception):
 
 class ObjectMissing(StoreError):
     """The store answers, and has no such object."""
+
+
+class UploadMissing(StoreError):
+    """The store answers, and has no such multipart upload: completed, aborted, swept or forgotten."""
 
 
 class StoreUnavailable(StoreError):
@@ -106,19 +111,30 @@ class ObjectReader(Protocol):
 
 class PartUpload(Protocol):
     """One multipart upload. Parts may be sent from several threads; nothing is visible before
-    `complete` returns, and the object then is there whole and durable."""
+    `complete` returns, and the object then is there whole and durable.
+
+    Attributes:
+        upload_id: names it for `resume_parts` and `abort_pending`, in any process.
+        parts_done: parts 1 to this one lay whole in the store when the upload was begun (0) or resumed;
+            they need not be sent again. Whatever lay behind them is forgotten.
+    """
 
     upload_id: str
+    parts_done: int
 
     def put_part(self, number: int, body: Bytes) -> None:
         """Send part `number` (from 1; all but the last of `PART_SIZE_BYTES`).
 
         Repeatable with the same bytes. The buffer may be reused once the call returned.
-        Raises: StoreUnavailable, StoreMisconfigured.
+        Raises: UploadMissing (at the latest `complete` does), StoreUnavailable, StoreMisconfigured.
         """
 
     def complete(self) -> None:
-        """Make the object of parts 1..n visible. Raises: StoreUnavailable, StoreMisconfigured."""
+        """Make the object of parts 1..n visible.
+
+        When its answer is lost the object may be there all the same, and the upload be gone.
+        Raises: UploadMissing, StoreUnavailable, StoreMisconfigured.
+        """
 
     def abort(self) -> None:
         """Drop what was sent. Idempotent; raises StoreUnavailable when the store is away."""
@@ -154,6 +170,14 @@ class ObjectStore(Protocol):
 
     def begin_parts(self, key: str) -> PartUpload:
         """Start a multipart upload of an object of any size."""
+
+    def resume_parts(self, key: str, upload_id: str) -> PartUpload:
+        """Go on with a multipart upload that this or another process began, after its `parts_done`.
+
+        The store is asked what it has, not what was sent: its parts are those of the size that all but
+        the last must have. Only whoever may send to the upload may resume it, one at a time.
+        Raises: UploadMissing.
+        """
 
     def open(self, key: str, offset: int = 0, length: int | None = None) -> ObjectReader:
         """Bytes from `offset`, `length` of them or to the end. Raises: ObjectMissing."""
