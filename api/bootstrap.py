@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from uuid import UUID
@@ -18,6 +19,7 @@ from api.settings import (
     KmsKind,
     KmsRole,
     KmsSettings,
+    ScrubSettings,
     Settings,
     SettingsError,
     SiteKind,
@@ -33,6 +35,16 @@ from keymgmt.transit import TransitProvider
 from keymgmt.transitsession import TransitSession
 from keymgmt.unwrapcache import UnwrapCache
 from migrations.run import is_current, upgrade
+from replication.companions import Companions
+from replication.failover import Failover
+from replication.leavings import Leavings
+from replication.reading import Reading
+from replication.resync import Resync
+from replication.scrub import Pace, Scrub
+from replication.sitemarks import MarkState, SiteMarks
+from replication.sitewatch import RESYNC_OF, SiteWatch
+from replication.status import SiteStatuses
+from replication.verify import Verify
 from vault.access.api_keys import ApiKeys
 from vault.access.principals import Principals
 from vault.accesslog.writer import AccessLog
@@ -48,7 +60,8 @@ from vault.holds import Holds
 from vault.idempotency import IdempotencyKeys
 from vault.identity import holds_documents, vault_id_of
 from vault.incidents import Incidents
-from vault.jobrun import JobRunner
+from vault.inventory import Inventory
+from vault.jobrun import JobRunner, Work
 from vault.jobs import JobKind, Jobs
 from vault.journal import Journal
 from vault.keks import Keks
@@ -57,8 +70,9 @@ from vault.keyexport import KeyExport
 from vault.objects.directory import DirectoryStore
 from vault.objects.health import SiteHealth
 from vault.objects.s3 import S3Store
-from vault.objects.store import ObjectStore
+from vault.objects.store import ObjectStore, StoreError
 from vault.opening import DocumentKeys
+from vault.orphans import Orphans
 from vault.purge import Purge
 from vault.recovery.blobs import RecoveryBlobs
 from vault.recovery.epochkeys import EpochKeys
@@ -76,12 +90,16 @@ from vault.shred import Epochs, Shred
 from vault.signing_keys import SigningKeys
 from vault.siteepoch import SiteEpoch
 from vault.sweep import Sweep
+from vault.sweephold import SweepHolds
 from vault.upload_rows import UploadRows
 from vault.uploads import Uploads
 from vault.wrapped_keys import WrappedKeys
 
 PART_THREADS = 16
 """Threads that send and hash parts, for all uploads of a process together."""
+
+LOOK_THREADS = 4
+"""Threads that read copies back, for all scrubs and verifications of a process together."""
 
 _log = logging.getLogger(__name__)
 
@@ -126,11 +144,26 @@ class Services:
     rejoin: Rejoin
     recovery_keys: RecoveryKeys
     recovery_epochs: RecoveryEpochs
+    sites: SiteServices
 
     @property
     def local_store(self) -> ObjectStore:
         """The store of the site this process serves."""
         return self.stores[self.settings.local_site]
+
+
+@dataclass(frozen=True)
+class SiteServices:
+    """What sees to both sites holding the same."""
+
+    inventory: Inventory
+    marks: SiteMarks
+    watch: SiteWatch
+    verify: Verify
+    failover: Failover
+    sweep_holds: SweepHolds
+    orphans: Orphans
+    statuses: SiteStatuses
 
 
 @contextmanager
@@ -153,6 +186,7 @@ def build(settings: Settings) -> Iterator[Services]:
         executors = _Executors(
             stack.enter_context(ThreadPoolExecutor(PART_THREADS, "part")),
             stack.enter_context(ThreadPoolExecutor(PART_THREADS, "peer-part")),
+            stack.enter_context(ThreadPoolExecutor(LOOK_THREADS, "look")),
         )
         rows = UploadRows(database, settings.local_site)
         rows.start(alone=settings.is_embedded)
@@ -160,6 +194,8 @@ def build(settings: Settings) -> Iterator[Services]:
         services = _wire(settings, vault_id, database, health, keys, drill_keys, executors, rows)
         services.keks.reconcile()
         services.site_epoch.adopt()
+        services.sites.sweep_holds.look()
+        _refuse_foreign_sites(services)
         if settings.is_embedded:
             services.job_runner.take_over_all()
             services.journal.take_over_all()
@@ -170,10 +206,11 @@ def build(settings: Settings) -> Iterator[Services]:
 
 @dataclass(frozen=True)
 class _Executors:
-    """Threads for parts at the local site, and for those at the other one."""
+    """Threads for parts at the local site, for those at the other one, and for looks at stored copies."""
 
     local: ThreadPoolExecutor
     peer: ThreadPoolExecutor
+    look: ThreadPoolExecutor
 
 
 @dataclass(frozen=True)
@@ -254,7 +291,34 @@ def _wire(
     wrapped_keys = WrappedKeys(database, vault_id)
     rewrap = Rewrap(keys, wrapped_keys)
     recovery_sealing = RecoverySealing(database, keys, recovery, RecoveryBlobs(database, vault_id))
-    works = {
+    journal, jobs = Journal(database, epoch), Jobs(database)
+    inventory, marks = Inventory(database), SiteMarks(database, vault_id, health)
+    companions, sweep_holds = Companions(database, health), SweepHolds(database)
+    reading = Reading(health, inventory, incidents, executors.look)
+    verify = Verify(database, inventory, reading, sorted(stores))
+    pace = _pace(settings.scrub)
+    scrub = Scrub(
+        health=health,
+        inventory=inventory,
+        incidents=incidents,
+        companions=companions,
+        leavings=Leavings(database, health),
+        reading=reading,
+        pace=pace,
+    )
+    resync = Resync(
+        health=health,
+        inventory=inventory,
+        incidents=incidents,
+        journal=journal,
+        companions=companions,
+        marks=marks,
+        executor=executors.look,
+    )
+    works: dict[JobKind, Work] = {
+        JobKind.SCRUB: scrub.run,
+        JobKind.VERIFY: verify.run,
+        **{kind: partial(resync.run, site) for site, kind in RESYNC_OF.items()},
         JobKind.REWRAP: rewrap.run,
         JobKind.DRILL: KeyDrill(drill_keys, wrapped_keys).run,
         JobKind.RECOVERY: recovery_sealing.run,
@@ -292,11 +356,11 @@ def _wire(
         replicas=replicas,
         contents=Contents(database, replicas, document_keys),
         holds=Holds(database),
-        journal=Journal(database, epoch),
+        journal=journal,
         purge=purge,
         sweep=Sweep(database, stores),
         idempotency=IdempotencyKeys(database),
-        jobs=Jobs(database),
+        jobs=jobs,
         job_runner=JobRunner(database, works),
         keks=keks,
         unwrap_cache=cache,
@@ -306,6 +370,49 @@ def _wire(
         rejoin=Rejoin(database, keys, catalogues, entries, epoch_table, purge),
         recovery_keys=RecoveryKeys(database),
         recovery_epochs=recovery,
+        sites=SiteServices(
+            inventory=inventory,
+            marks=marks,
+            watch=SiteWatch(
+                health=health,
+                marks=marks,
+                incidents=incidents,
+                jobs=jobs,
+                scrub_every=pace.every,
+            ),
+            verify=verify,
+            failover=Failover(database),
+            sweep_holds=sweep_holds,
+            orphans=Orphans(database, sorted(stores)),
+            statuses=SiteStatuses(
+                database=database,
+                health=health,
+                journal=journal,
+                sweep_holds=sweep_holds,
+                local_site=settings.local_site,
+                period=pace.period,
+            ),
+        ),
+    )
+
+
+def _refuse_foreign_sites(services: Services) -> None:
+    """A site that is another's must not be filled with ours. One that is away is met later."""
+    for site in services.stores:
+        with suppress(StoreError):
+            if services.sites.marks.look(site) is MarkState.FOREIGN:
+                raise UnsafeStart(
+                    f"site {site} bears the mark of another vault or site: correct the site's bucket "
+                    "or path; if it is really meant, remove the object site/mark there"
+                )
+
+
+def _pace(given: ScrubSettings) -> Pace:
+    return Pace(
+        period=timedelta(days=given.period_days),
+        every=timedelta(hours=given.every_hours),
+        objects_per_second=given.objects_per_second,
+        bytes_per_second=given.mib_per_second * 2**20,
     )
 
 

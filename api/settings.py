@@ -165,6 +165,27 @@ class Sites(BaseModel):
     b: SiteSettings = SiteSettings()
 
 
+class ScrubSettings(BaseModel):
+    """How often the sites are compared with the database, and how fast.
+
+    Attributes:
+        period_days: within which every copy is read back and hashed.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    period_days: Annotated[int, Field(ge=1, le=3660)] = 30
+    every_hours: Annotated[int, Field(ge=1, le=720)] = 24
+    objects_per_second: Annotated[int, Field(ge=1)] = 20_000
+    mib_per_second: Annotated[int, Field(ge=1)] = 100
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.every_hours > self.period_days * 24:
+            raise ValueError("every_hours must not be longer than the period")
+        return self
+
+
 class Settings(BaseSettings):
     """Everything that can be set. Frozen; read once, at the start.
 
@@ -194,6 +215,7 @@ class Settings(BaseSettings):
     sites: Sites = Sites()
     local_site: Literal["a", "b"] = "a"
     kms: KmsSettings = KmsSettings()
+    scrub: ScrubSettings = ScrubSettings()
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()

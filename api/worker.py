@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 from api import metrics
@@ -28,6 +29,14 @@ COPY_IDLE_SECONDS: Final = 0.4
 """Per lane, at random around it: together they ask about twenty times a second."""
 
 HOUSEKEEPING_SECONDS: Final = 30
+WATCH_SECONDS: Final = 2
+
+JOB_LANES: Final = (
+    (JobKind.REWRAP, JobKind.SHRED, JobKind.DRILL, JobKind.RECOVERY),
+    (JobKind.SCRUB, JobKind.VERIFY),
+    (JobKind.RESYNC_A, JobKind.RESYNC_B),
+)
+"""Jobs that may take days hold up no others."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,14 +51,21 @@ class Worker:
             (f"replication-{n}", self._lane(bulks).run_one, COPY_IDLE_SECONDS)
             for n, bulks in enumerate(LANES)
         ]
-        queues.append(("jobs", services.job_runner.run_one, IDLE_SECONDS))
+        queues += [
+            (f"jobs-{n}", partial(services.job_runner.run_one, kinds), IDLE_SECONDS)
+            for n, kinds in enumerate(JOB_LANES)
+        ]
         self._threads = [
             threading.Thread(target=self._work_off, args=(run_one, idle), name=name)
             for name, run_one, idle in queues
         ]
-        self._threads.append(
-            threading.Thread(target=self._repeat, args=(self.housekeep,), name="housekeeping")
-        )
+        self._threads += [
+            threading.Thread(target=self._repeat, args=(work, seconds), name=name)
+            for name, work, seconds in (
+                ("housekeeping", self.housekeep, HOUSEKEEPING_SECONDS),
+                ("site-watch", self.watch_sites, WATCH_SECONDS),
+            )
+        ]
 
     def start(self) -> None:
         """Begin; returns at once."""
@@ -74,6 +90,10 @@ class Worker:
         for row in self._services.journal.backlog():
             metrics.BACKLOG.labels(row.site, row.operation, row.reason).set(row.waiting)
 
+    def watch_sites(self) -> None:
+        """One look at the sites. Raises: DatabaseUnavailable."""
+        self._services.sites.watch.look(clock.now())
+
     def _rotate_when_due(self) -> None:
         days = self._services.settings.kms.rotate_every_days
         if days is not None and self._services.keks.rotate_when_due(timedelta(days=days)):
@@ -95,10 +115,10 @@ class Worker:
             if not self._attempt(run_one):
                 self._stopping.wait(idle_seconds * (0.5 + secrets.randbelow(1000) / 1000))
 
-    def _repeat(self, work: Callable[[], object]) -> None:
+    def _repeat(self, work: Callable[[], object], seconds: float) -> None:
         while not self._stopping.is_set():
             self._attempt(work)
-            self._stopping.wait(HOUSEKEEPING_SECONDS)
+            self._stopping.wait(seconds)
 
     def _attempt(self, work: Callable[[], object]) -> object:
         """Run `work`; whatever it raises is logged, and the loop goes on."""

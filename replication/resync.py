@@ -18,7 +18,7 @@ from replication.sitemarks import SiteMarks
 from vault.incidents import IncidentKind, Incidents
 from vault.inventory import Inventory, Stored
 from vault.jobrun import JobRun
-from vault.journal import Journal, Operation, Reason
+from vault.journal import Journal, Reason
 from vault.objects.health import SiteHealth
 from vault.objects.keys import object_key
 from vault.objects.store import ObjectMissing
@@ -109,11 +109,7 @@ class Resync:
         run.report(done=total, total=total, place=place)
 
     def _left(self, site: str) -> int:
-        return sum(
-            row.waiting
-            for row in self._journal.backlog()
-            if row.site == site and row.operation is Operation.COPY and row.reason is Reason.RESYNC
-        )
+        return self._journal.waiting(site, Reason.RESYNC)
 
     def _done(self, site: str, looked: int) -> int:
         return max(looked - self._left(site), 0)

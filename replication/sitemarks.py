@@ -8,6 +8,7 @@ site/mark    JSON: the vault's id, the site's name, a random id that is in Postg
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 from uuid import UUID, uuid4
@@ -32,6 +33,15 @@ class MarkState(StrEnum):
     FOREIGN = "foreign"
 
 
+@dataclass(frozen=True)
+class _Mark:
+    """What stands in the object."""
+
+    vault: str
+    site: str
+    mark: str
+
+
 class SiteMarks:
     """The marks of one vault's sites."""
 
@@ -46,37 +56,40 @@ class SiteMarks:
         Raises:
             StoreError, DatabaseUnavailable.
         """
-        known = self._known(site)
-        if known is None:
-            self.renew(site)
-            return MarkState.NEW
-        try:
-            found = small_object(self._health.stores[site], KEY)
-        except ObjectMissing:
+        known, found = self._known(site), self._found(site)
+        if found is None and known is not None:
             return MarkState.GONE
-        return MarkState.OURS if found == self._text(site, known) else MarkState.FOREIGN
+        if found is not None and (found.vault, found.site) != (str(self._vault_id), site):
+            return MarkState.FOREIGN
+        if found is not None and known is not None:
+            return MarkState.OURS if found.mark == str(known) else MarkState.FOREIGN
+        # The first look, or a database from before it.
+        self._adopt(site, UUID(found.mark) if found else uuid4())
+        self.renew(site)
+        return MarkState.NEW
 
     def renew(self, site: str) -> None:
         """Mark the site as ours, and complete. Raises: StoreError, DatabaseUnavailable."""
-        mark = self._known(site) or self._drawn(site)
-        self._health.stores[site].put(KEY, self._text(site, mark))
+        mark = self._known(site)
+        body = json.dumps({"vault": str(self._vault_id), "site": site, "mark": str(mark)})
+        self._health.stores[site].put(KEY, body.encode())
 
     def _known(self, site: str) -> UUID | None:
-        found: UUID | None = self._database.execute(
-            select(sites.c.marker).where(sites.c.name == site), {}
-        )[0].marker
+        query = select(sites.c.marker).where(sites.c.name == site)
+        found: UUID | None = self._database.execute(query, {})[0].marker
         return found
 
-    def _drawn(self, site: str) -> UUID:
-        """A new one, unless another process was first."""
+    def _adopt(self, site: str, mark: UUID) -> None:
+        """Unless another process was first."""
         first = sites.c.marker.is_(None)
-        drawn = update(sites).where(sites.c.name == site, first).values(marker=uuid4())
-        self._database.execute(drawn, {})
-        mark = self._known(site)
-        assert mark is not None
-        return mark
+        self._database.execute(
+            update(sites).where(sites.c.name == site, first).values(marker=mark), {}
+        )
 
-    def _text(self, site: str, mark: UUID) -> bytes:
-        return json.dumps(
-            {"vault": str(self._vault_id), "site": site, "mark": str(mark)}, sort_keys=True
-        ).encode()
+    def _found(self, site: str) -> _Mark | None:
+        try:
+            return _Mark(**json.loads(small_object(self._health.stores[site], KEY)))
+        except ObjectMissing:
+            return None
+        except (ValueError, TypeError):
+            return _Mark("", "", "")  # nobody's

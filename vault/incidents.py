@@ -78,7 +78,7 @@ class Incidents:
     ) -> bool:
         """A copy is missing or wrong: it counts no more, and is to be repaired from the other site.
 
-        Idempotent while the incident is open.
+        Idempotent while the incident is open. A copy that never counted is no incident: one is still due.
 
         Returns:
             False: nothing is wrong, the version was purged meanwhile.
@@ -92,18 +92,15 @@ class Incidents:
             ).one_or_none()
             if row is None:
                 return False
-            is_new = _open(
-                connection,
-                kind,
-                site,
-                found_by,
-                object_id=object_id,
-                document_id=row.document_id,
-                version=row.number,
-            )
-            _mark_lost(connection, object_id, site)
-            enqueue_copies(connection, site, [object_id], Reason.REPAIR)
-            if is_new:
+            if _counts(connection, row, site):
+                about = {
+                    "object_id": object_id,
+                    "document_id": row.document_id,
+                    "version": row.number,
+                }
+                _open(connection, kind, site, found_by, **about)
+                _mark_lost(connection, object_id, site)
+                enqueue_copies(connection, site, [object_id], Reason.REPAIR)
                 detail = {"site": site, "kind": kind.value, "found_by": found_by.value}
                 event = AccessEvent(
                     EventType.REPLICA_LOST, None, row.document_id, row.number, detail
@@ -189,6 +186,18 @@ def _open(
     values = {"id": uuid4(), "kind": kind.value, "site": site, "found_by": found_by.value, **about}
     added = insert(incidents).values(values).on_conflict_do_nothing().returning(incidents.c.id)
     return connection.execute(added).first() is not None
+
+
+def _counts(connection: Connection, version: Row[Any], site: str) -> bool:
+    """Whether a version's copy at the site was taken for safe up to now; locks the replica's row."""
+    replica = connection.execute(
+        select(replicas)
+        .where(replicas.c.object_id == version.object_id, replicas.c.site == site)
+        .with_for_update()
+    ).one_or_none()
+    if replica is None:
+        return bool(version.site == site)
+    return replica.lost_at is None and (version.site == site or replica.verified_at is not None)
 
 
 def _mark_lost(connection: Connection, object_id: UUID, site: str) -> None:

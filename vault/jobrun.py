@@ -7,7 +7,7 @@ report, and all work must bear being done twice.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from typing import Any, Final
 from uuid import uuid4
@@ -128,9 +128,9 @@ class JobRunner:
         running = jobs.c.state == JobState.RUNNING
         self._database.execute(update(jobs).where(running).values(due_at=func.now()), {})
 
-    def run_one(self) -> bool:
-        """Run a job that is due; False when there is none. Raises: DatabaseUnavailable."""
-        run = self._claim()
+    def run_one(self, kinds: Collection[JobKind] = tuple(JobKind)) -> bool:
+        """Run a job of these kinds that is due; False when there is none. Raises: DatabaseUnavailable."""
+        run = self._claim(kinds)
         if run is None:
             return False
         try:
@@ -155,12 +155,12 @@ class JobRunner:
             _log.error("a job failed", exc_info=exc)
             run.end(JobState.FAILED, error="an unexpected error; the log of the worker shows it")
 
-    def _claim(self) -> JobRun | None:
+    def _claim(self, kinds: Collection[JobKind]) -> JobRun | None:
         """A job that is due, or whose runner fell silent."""
         alive = jobs.c.state.in_((JobState.QUEUED.value, JobState.RUNNING.value))
         due = (
             select(jobs.c.id)
-            .where(alive, jobs.c.due_at <= func.now())
+            .where(alive, jobs.c.due_at <= func.now(), jobs.c.kind.in_(kinds))
             .order_by(jobs.c.due_at)
             .limit(1)
             .with_for_update(skip_locked=True)

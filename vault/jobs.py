@@ -112,6 +112,12 @@ class Jobs:
         with self._database.transaction() as connection:
             return _JOBS.fetch(connection, select(jobs), request)
 
+    def newest(self, kind: JobKind) -> Job | None:
+        """The job of a kind that was started last; None if there was none. For the service itself."""
+        query = select(jobs).where(jobs.c.kind == kind).order_by(jobs.c.created_at.desc()).limit(1)
+        rows = self._database.execute(query, {})
+        return _job(rows[0]) if rows else None
+
     def stop(self, actor: Actor, job_id: UUID) -> Job:
         """Have a job end at its next step. Idempotent.
 

@@ -266,6 +266,13 @@ class Journal:
             update(journal).where(leased).values(lease=None, due_at=func.now()), {}
         )
 
+    def waiting(self, site: str, reason: Reason) -> int:
+        """How many rows of a site wait for one reason, without those that are parked."""
+        query = select(func.count()).where(
+            journal.c.site == site, journal.c.reason == reason, journal.c.parked_at.is_(None)
+        )
+        return int(self._database.execute(query, {})[0][0])
+
     def backlog(self) -> list[Backlog]:
         """What waits, by site, operation and reason. Raises: DatabaseUnavailable."""
         return [
@@ -311,7 +318,7 @@ def _task(row: Any) -> Task:
         site=row.site,
         operation=Operation(row.operation),
         size_bytes=row.size_bytes,
-        sha256=row.ciphertext_sha256,
+        sha256=None if row.ciphertext_sha256 is None else bytes(row.ciphertext_sha256),
         locked_until=row.locked_until,
         upload_id=row.upload_id,
         attempts=row.attempts,

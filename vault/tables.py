@@ -416,7 +416,12 @@ orphans = Table(
     Column("first_seen_at", Moment, nullable=False, server_default=NOW),
     Column("last_seen_at", Moment, nullable=False, server_default=NOW),
 )
-Index("ix_orphans_page", desc(orphans.c.first_seen_at), desc(orphans.c.object_id), orphans.c.site)
+Index(
+    "ix_orphans_page",
+    desc(orphans.c.first_seen_at),
+    desc(orphans.c.object_id),
+    desc(orphans.c.site),
+)
 
 jobs = Table(
     "jobs",

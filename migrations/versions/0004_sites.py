@@ -119,7 +119,7 @@ CREATE TABLE orphans (
     last_seen_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
     CONSTRAINT pk_orphans PRIMARY KEY (object_id, site)
 );
-CREATE INDEX ix_orphans_page ON orphans (first_seen_at DESC, object_id DESC, site);
+CREATE INDEX ix_orphans_page ON orphans (first_seen_at DESC, object_id DESC, site DESC);
 """
 
 JOB_KINDS = """

@@ -359,9 +359,11 @@ def test_an_object_is_read_from_any_part_on(store: ObjectStore, size: int) -> No
     name, content = key(), os.urandom(size)
     put_in_parts(store, name, content)
     for first in range(1, 5):
-        assert b"".join(map(bytes, parts(store, name, first))) == content[(first - 1) * PART :]
+        assert (
+            b"".join(map(bytes, parts(store, name, first=first))) == content[(first - 1) * PART :]
+        )
     with pytest.raises(ObjectMissing):
-        list(parts(store, key(), 2))
+        list(parts(store, key(), first=2))
 
 
 @settings(max_examples=40, deadline=None)

@@ -239,7 +239,7 @@ def test_a_job_whose_runner_fell_silent_is_taken_over(
 ) -> None:
     runner = service.services.job_runner
     service.admin.post("/v1/keys/drill")
-    silent = runner._claim()
+    silent = runner._claim([JobKind.DRILL])
     assert silent is not None
     assert not runner.run_one()
     with owner.begin() as connection:

@@ -72,6 +72,7 @@ class EventType(StrEnum):
     SITE_ADMITTED = "api:site:admitted"
     SWEEP_HELD = "worker:sweep:held"
     SWEEP_CONFIRMED = "api:sweep:confirmed"
+    ORPHANS_REMOVED = "api:orphans:removed"
     CREDENTIAL_REFUSED = "api:credential:refused"
     ACT_DENIED = "api:act:denied"
 
