@@ -533,6 +533,7 @@ def _open_store(site: str, given: SiteSettings, home: Path) -> ObjectStore:
         region=given.region,
         tls=given.tls,
         ca_file=given.ca_file,
+        object_lock=given.object_lock,
         first_byte_seconds=given.first_byte_seconds,
     )
     store.prepare()

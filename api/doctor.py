@@ -45,7 +45,7 @@ class Finding:
 _REMEDY: Final = {
     "DatabaseUnavailable": "start PostgreSQL, or correct STRONGROOM_DATABASE_URL",
     "StoreUnavailable": "start the store, make room on it, or correct the site's endpoint or path",
-    "StoreMisconfigured": "correct the site's bucket, access_key and secret_key",
+    "StoreMisconfigured": "correct the site's bucket, object_lock, access_key and secret_key",
     "KeyServiceUnavailable": "bring the KMS, or the keyring file, back; unseal the KMS",
     "KeyAccessDenied": "grant what docs/policies/service.hcl has",
 }

@@ -60,6 +60,8 @@ class SiteSettings(BaseModel):
     """One site's object store.
 
     Attributes:
+        object_lock: whether the bucket must be able to lock objects, for classes whose versions nobody can
+            remove for a time; one that is missing is made so.
         first_byte_seconds: how long a read waits for an S3 site to begin its answer before the other site is
             asked.
     """
@@ -75,6 +77,7 @@ class SiteSettings(BaseModel):
     region: str = "us-east-1"
     tls: bool = True
     ca_file: Path | None = None
+    object_lock: bool = False
     first_byte_seconds: Annotated[float, Field(ge=0.1, le=300)] = 5.0
 
     @model_validator(mode="after")
@@ -83,6 +86,10 @@ class SiteSettings(BaseModel):
         missing = [name for name in needed if getattr(self, name) is None]
         if self.kind is SiteKind.S3 and missing:
             raise ValueError(f"an s3 site also needs {', '.join(missing)}")
+        if self.kind is SiteKind.DIRECTORY and self.object_lock:
+            raise ValueError(
+                "a folder cannot lock objects: leave object_lock out, or use an s3 site"
+            )
         return self
 
 

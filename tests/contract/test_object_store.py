@@ -11,21 +11,27 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from minio.commonconfig import ENABLED
+from minio.commonconfig import ENABLED, GOVERNANCE
+from minio.error import S3Error
+from minio.objectlockconfig import ObjectLockConfig
+from minio.retention import Retention
 from minio.versioningconfig import VersioningConfig
 
 from tests.servers.s3 import S3Server
+from vault.clock import now
 from vault.objects.directory import DirectoryStore
 from vault.objects.keys import object_key
 from vault.objects.reading import parts
 from vault.objects.store import (
     PART_SIZE_BYTES,
+    ObjectLocked,
     ObjectMissing,
     ObjectReader,
     ObjectStore,
@@ -607,3 +613,178 @@ def test_delete_removes_every_stored_version(versity: S3Server) -> None:
     store.delete("objects/aa/x")
     left = list(store._client.list_objects("versioned", recursive=True, include_version=True))
     assert left == []
+
+
+def test_a_delete_marker_that_somebody_set_does_not_stop_a_delete(versity: S3Server) -> None:
+    store, name = versity.store(object_lock=True), key()
+    for body in (b"one", b"two"):
+        store.put(name, body)
+        store._client.remove_object(bucket_name=store._bucket, object_name=name)
+    with pytest.raises(ObjectMissing):
+        store.size(name)
+    assert len(list(store._versions_of(name))) == 4
+    store.delete(name)
+    assert list(store._versions_of(name)) == []
+
+
+def soon(seconds: float = 600) -> datetime:
+    return (now() + timedelta(seconds=seconds)).replace(microsecond=0)
+
+
+def test_a_lock_that_has_ended_locks_nothing(store: ObjectStore) -> None:
+    name, other = key(), key()
+    store.put(name, b"x", locked_until=now() - timedelta(days=1))
+    upload = store.begin_parts(other, locked_until=now())
+    upload.put_part(1, b"x")
+    upload.complete()
+    for removed in (name, other):
+        store.delete(removed)
+        with pytest.raises(ObjectMissing):
+            store.open(removed)
+
+
+def test_a_store_without_locks_ignores_them(tmp_path: Path, rclone: S3Server) -> None:
+    directory = DirectoryStore("a", tmp_path / "site")
+    directory.prepare()
+    stores: tuple[ObjectStore, ...] = (directory, rclone.store())
+    for store in stores:
+        name = key()
+        store.put(name, b"x", locked_until=soon())
+        assert not store.probe().object_lock
+        store.delete(name)
+        with pytest.raises(ObjectMissing):
+            store.open(name)
+
+
+def put_locked(store: ObjectStore, name: str, body: bytes, until: datetime) -> None:
+    store.put(name, body, locked_until=until)
+
+
+def put_locked_in_parts(store: ObjectStore, name: str, body: bytes, until: datetime) -> None:
+    upload = store.begin_parts(name, locked_until=until)
+    upload.put_part(1, body)
+    upload.complete()
+
+
+def put_locked_in_resumed_parts(
+    store: ObjectStore, name: str, body: bytes, until: datetime
+) -> None:
+    upload_id = store.begin_parts(name, locked_until=until).upload_id
+    upload = store.resume_parts(name, upload_id)
+    upload.put_part(1, body)
+    upload.complete()
+
+
+WAYS = [put_locked, put_locked_in_parts, put_locked_in_resumed_parts]
+PutLocked = Callable[[ObjectStore, str, bytes, datetime], None]
+
+
+@pytest.mark.parametrize("put", WAYS)
+def test_a_locked_object_cannot_be_removed_and_says_until_when(
+    versity: S3Server, put: PutLocked
+) -> None:
+    store, name, until = versity.store(object_lock=True), key(), soon()
+    put(store, name, b"kept", until)
+    for _ in range(2):
+        with pytest.raises(ObjectLocked) as raised:
+            store.delete(name)
+        assert raised.value.until == until
+    assert read(store, name) == b"kept"
+
+
+@pytest.mark.parametrize("put", WAYS)
+def test_an_object_can_be_removed_when_its_lock_has_ended(
+    versity: S3Server, put: PutLocked
+) -> None:
+    store, name = versity.store(object_lock=True), key()
+    put(store, name, b"x", soon(2))
+    with pytest.raises(ObjectLocked):
+        store.delete(name)
+    time.sleep(2.2)
+    store.delete(name)
+    assert list(store._versions_of(name)) == []
+
+
+@pytest.mark.parametrize("order", [[0, 600], [600, 0], [0, 600, 0], [600, 0, 300], [0, 0]])
+def test_a_delete_removes_the_versions_that_are_not_locked(
+    versity: S3Server, order: list[int]
+) -> None:
+    store, name, end = versity.store(object_lock=True), key(), soon(0)
+    for seconds in order:
+        store.put(name, b"same", locked_until=end + timedelta(seconds=seconds))
+    locked = sum(seconds > 0 for seconds in order)
+    if locked:
+        with pytest.raises(ObjectLocked) as raised:
+            store.delete(name)
+        assert raised.value.until == end + timedelta(seconds=max(order))
+        assert read(store, name) == b"same"
+    else:
+        store.delete(name)
+    assert len(list(store._versions_of(name))) == locked
+
+
+def test_a_delete_that_only_hid_a_locked_object_brings_it_back(versity: S3Server) -> None:
+    store, name = versity.store(object_lock=True), key()
+    put_locked(store, name, b"kept", soon())
+    store._client.remove_object(bucket_name=store._bucket, object_name=name)
+    with pytest.raises(ObjectLocked):
+        store.delete(name)
+    assert read(store, name) == b"kept"
+
+
+def test_a_legal_hold_of_the_store_is_a_lock_without_an_end(versity: S3Server) -> None:
+    store, name = versity.store(object_lock=True), key()
+    store.put(name, b"kept")
+    store._client.enable_object_legal_hold(bucket_name=store._bucket, object_name=name)
+    with pytest.raises(ObjectLocked) as raised:
+        store.delete(name)
+    assert raised.value.until is None
+    store._client.disable_object_legal_hold(bucket_name=store._bucket, object_name=name)
+    store.delete(name)
+
+
+def test_our_own_credentials_cannot_shorten_a_lock(versity: S3Server) -> None:
+    store, name, until = versity.store(object_lock=True), key(), soon()
+    put_locked(store, name, b"kept", until)
+    with pytest.raises(S3Error):
+        store._client.set_object_retention(
+            bucket_name=store._bucket,
+            object_name=name,
+            config=Retention(GOVERNANCE, until - timedelta(seconds=500)),
+        )
+    with pytest.raises(ObjectLocked) as raised:
+        store.delete(name)
+    assert raised.value.until == until
+
+
+def test_a_locked_upload_that_was_left_can_be_dropped(versity: S3Server) -> None:
+    store, name = versity.store(object_lock=True), key()
+    upload = store.begin_parts(name, locked_until=soon())
+    upload.put_part(1, b"x")
+    store.abort_pending(name, upload.upload_id)
+    assert list(store.pending(name)) == []
+
+
+def test_a_bucket_is_made_with_object_lock_where_it_is_asked_for(versity: S3Server) -> None:
+    assert versity.store(object_lock=True).probe().object_lock
+    assert not versity.store().probe().object_lock
+
+
+def test_a_bucket_without_object_lock_is_refused_where_locks_are_asked_for(
+    versity: S3Server, rclone: S3Server
+) -> None:
+    plain = versity.store(bucket="lockless")
+    with pytest.raises(StoreMisconfigured):
+        plain.put(key(), b"x", locked_until=soon())
+    store = versity.unprepared_store("a", "lockless", object_lock=True)
+    with pytest.raises(StoreMisconfigured, match="object_lock"):
+        store.prepare()
+    with pytest.raises(StoreMisconfigured, match="object_lock"):
+        rclone.store(object_lock=True)
+    # As the message says:
+    store._client.set_bucket_versioning("lockless", VersioningConfig(ENABLED))
+    store._client.set_object_lock_config("lockless", ObjectLockConfig(None, None, None))
+    store.prepare()
+    put_locked(store, name := key(), b"kept", soon())
+    with pytest.raises(ObjectLocked):
+        store.delete(name)

@@ -5,13 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from tests.servers.canned import CannedServer, Request, answer, canned, error
 from vault.objects.s3 import S3Store
-from vault.objects.store import PART_SIZE_BYTES, StoreError, StoreMisconfigured, StoreUnavailable
+from vault.objects.store import (
+    PART_SIZE_BYTES,
+    ObjectLocked,
+    StoreError,
+    StoreMisconfigured,
+    StoreUnavailable,
+)
 
 MIB = 2**20
 KEY = "objects/aa/x"
@@ -48,7 +56,7 @@ USELESS: dict[str, bytes] = {
 }
 
 
-def store_at(server: CannedServer, **seconds: float) -> S3Store:
+def store_at(server: CannedServer, **options: Any) -> S3Store:
     return S3Store(
         "a",
         endpoint=server.endpoint,
@@ -56,7 +64,7 @@ def store_at(server: CannedServer, **seconds: float) -> S3Store:
         access_key="access",
         secret_key="secret",
         tls=False,
-        **seconds,  # type: ignore[arg-type] # the time-outs only
+        **options,
     )
 
 
@@ -244,3 +252,248 @@ def test_a_plain_store_that_knows_no_versions_is_fine() -> None:
         store_at(server).prepare()
         store_at(server).delete(KEY)
         assert server.requests[-1].method == "DELETE"
+
+
+VERSIONED = answer(
+    200, "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
+)
+UNVERSIONED = answer(200, "<VersioningConfiguration/>")
+
+
+class Clock:
+    """Stands still unless it is set."""
+
+    def __init__(self) -> None:
+        self.time = datetime(2030, 1, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.time
+
+
+def asked_for_versioning(server: CannedServer) -> int:
+    return sum("versioning=" in request.target for request in server.requests)
+
+
+@pytest.mark.parametrize("versioning", [VERSIONED, UNVERSIONED, error(501, "NotImplemented")])
+def test_whether_a_bucket_keeps_versions_is_asked_once_in_a_minute(versioning: bytes) -> None:
+    def respond(request: Request) -> bytes:
+        return versioning if "versioning=" in request.target else answer(200, "<Result/>")
+
+    clock = Clock()
+    with canned(respond) as server:
+        store = store_at(server, now=clock)
+        for seconds, asked in ((0, 1), (30, 1), (59, 1), (60, 2), (61, 2), (-1, 3), (58, 3)):
+            clock.time = datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+            store.delete(KEY)
+            assert asked_for_versioning(server) == asked
+
+
+def test_a_refusal_to_say_whether_versions_are_kept_is_not_remembered() -> None:
+    refused = True
+
+    def respond(request: Request) -> bytes:
+        if "versioning=" in request.target:
+            return error(403, "AccessDenied") if refused else UNVERSIONED
+        return answer(200)
+
+    with canned(respond) as server:
+        store = store_at(server, now=Clock())
+        for _ in range(2):
+            with pytest.raises(StoreMisconfigured):
+                store.delete(KEY)
+        refused = False
+        store.delete(KEY)
+        assert asked_for_versioning(server) == 3
+
+
+def test_a_bucket_that_began_to_keep_versions_within_the_minute_is_noticed() -> None:
+    versions = "".join(
+        f"<Version><Key>{KEY}</Key><VersionId>{id_}</VersionId></Version>" for id_ in "12"
+    )
+    marker = f"<DeleteMarker><Key>{KEY}</Key><VersionId>m</VersionId></DeleteMarker>"
+    other = f"<Version><Key>{KEY}-other</Key><VersionId>o</VersionId></Version>"
+
+    def respond(request: Request) -> bytes:
+        if "versioning=" in request.target:
+            return UNVERSIONED
+        if "versions=" in request.target:
+            return answer(200, f"<Result>{versions}{marker}{other}</Result>")
+        return answer(204, x_amz_delete_marker="true")
+
+    with canned(respond) as server:
+        store_at(server, now=Clock()).delete(KEY)
+        deleted = [request.target for request in server.requests if request.method == "DELETE"]
+    assert [target.partition("versionId=")[2] for target in deleted] == ["", "1", "2", "m"]
+
+
+def test_versions_are_listed_page_by_page() -> None:
+    def respond(request: Request) -> bytes:
+        marker = parse_qs(urlsplit(request.target).query).get("version-id-marker", ["0"])[0]
+        return answer(
+            200,
+            f"<R xmlns='http://s3.amazonaws.com/doc/2006-03-01/'><IsTruncated>{str(marker != '2').lower()}"
+            f"</IsTruncated><NextKeyMarker>{KEY}</NextKeyMarker><NextVersionIdMarker>{int(marker) + 1}"
+            f"</NextVersionIdMarker><Version><Key>{KEY}</Key><VersionId>v{marker}</VersionId></Version></R>",
+        )
+
+    with canned(respond) as server:
+        assert list(store_at(server)._versions_of(KEY)) == ["v0", "v1", "v2"]
+
+
+def test_a_lock_is_sent_with_the_object_itself_in_whole_seconds() -> None:
+    clock = Clock()
+    until = clock.time + timedelta(seconds=10, microseconds=1)
+    with canned(answer(200, "<Result><UploadId>upload</UploadId></Result>")) as server:
+        store = store_at(server, now=clock)
+        store.put(KEY, b"x", locked_until=until.astimezone(timezone(timedelta(hours=8))))
+        store.begin_parts(KEY, locked_until=until)
+        assert len(server.requests) == 2
+        for request in server.requests:
+            assert request.headers["x-amz-object-lock-mode"] == "COMPLIANCE"
+            assert request.headers["x-amz-object-lock-retain-until-date"] == "2030-01-01T00:00:11Z"
+        store.put(KEY, b"x", locked_until=clock.time)
+        store.put(KEY, b"x")
+        for request in server.requests[2:]:
+            assert not any("object-lock" in name for name in request.headers)
+
+
+NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
+
+
+def refused(status: int, code: str) -> bytes:
+    body = f"<Error><Code>{code}</Code></Error>"
+    return answer(status, body, Date="Tue, 01 Jan 2030 11:00:00 GMT")
+
+
+DENIED = refused(403, "AccessDenied")
+NO_LOCK = error(404, "NoSuchObjectLockConfiguration")
+
+
+def retention(until: str) -> bytes:
+    return answer(
+        200,
+        "<Retention xmlns='http://s3.amazonaws.com/doc/2006-03-01/'><Mode>COMPLIANCE</Mode>"
+        f"<RetainUntilDate>{until}</RetainUntilDate></Retention>",
+    )
+
+
+def legal_hold(status: str) -> bytes:
+    return answer(200, f"<LegalHold><Status>{status}</Status></LegalHold>")
+
+
+def undeletable(refusal: bytes, told: bytes, held: bytes) -> Callable[[Request], bytes]:
+    """A bucket with one version, whose delete is refused."""
+
+    def respond(request: Request) -> bytes:
+        if request.method == "DELETE":
+            return refusal
+        if "versions=" in request.target:
+            key = parse_qs(urlsplit(request.target).query)["prefix"][0]
+            version = f"<Version><Key>{key}</Key><VersionId>1</VersionId></Version>"
+            return answer(200, f"<R>{version}</R>")
+        if "versioning=" in request.target:
+            return VERSIONED
+        if "retention=" in request.target:
+            return told
+        return held if "legal-hold=" in request.target else answer(200, "probe")
+
+    return respond
+
+
+def delete_refused(refusal: bytes, told: bytes, held: bytes) -> StoreError:
+    """What a delete of one version raises when the store answers the questions so."""
+    with canned(undeletable(refusal, told, held)) as server, pytest.raises(StoreError) as raised:
+        store_at(server, now=Clock()).delete(KEY)
+    return raised.value
+
+
+@pytest.mark.parametrize("refusal", [DENIED, refused(400, "InvalidRequest"), error(403, "Other")])
+@pytest.mark.parametrize(
+    ("told", "held", "until"),
+    [
+        (retention("2030-01-01T12:00:00Z"), NO_LOCK, NOON),
+        (retention("2030-01-01T12:00:00.000000000Z"), answer(500), NOON),  # RGW's form
+        (retention("2030-01-01T20:00:00+08:00"), NO_LOCK, NOON),
+        (retention("some day"), NO_LOCK, None),
+        (retention("2029-01-01T00:00:00Z"), legal_hold("ON"), None),
+        (NO_LOCK, legal_hold("ON"), None),
+        (answer(503), legal_hold("ON"), None),
+    ],
+)
+def test_a_lock_is_told_from_a_missing_permission(
+    refusal: bytes, told: bytes, held: bytes, until: datetime | None
+) -> None:
+    raised = delete_refused(refusal, told, held)
+    assert isinstance(raised, ObjectLocked)
+    assert raised.until == until
+
+
+@pytest.mark.parametrize(
+    ("told", "held"),
+    [
+        (NO_LOCK, NO_LOCK),
+        (retention("2030-01-01T10:59:59Z"), legal_hold("OFF")),  # by the store's clock
+        (DENIED, DENIED),
+        (answer(500), answer(500)),
+        (answer(200, "<oops"), answer(200, "")),
+        (error(501, "NotImplemented"), error(405, "MethodNotAllowed")),
+    ],
+)
+def test_a_store_that_tells_of_no_lock_is_believed_to_refuse_us(told: bytes, held: bytes) -> None:
+    assert isinstance(delete_refused(DENIED, told, held), StoreMisconfigured)
+    assert isinstance(delete_refused(refused(503, "SlowDown"), told, held), StoreUnavailable)
+
+
+def test_a_bucket_that_locks_everything_by_itself_can_be_probed() -> None:
+    locks_all = undeletable(DENIED, retention("2030-01-02T00:00:00Z"), NO_LOCK)
+
+    def respond(request: Request) -> bytes:
+        if "object-lock=" in request.target:
+            return answer(200, "<R><ObjectLockEnabled>Enabled</ObjectLockEnabled></R>")
+        if "uploads=" in request.target:
+            return answer(200, "<R><UploadId>upload</UploadId></R>")
+        return answer(204) if "uploadId=" in request.target else locks_all(request)
+
+    with canned(respond) as server:
+        assert store_at(server).probe().object_lock
+        assert any(request.method == "DELETE" for request in server.requests)
+
+
+@pytest.mark.parametrize(
+    ("lock", "can_lock"),
+    [
+        ("<ObjectLockEnabled>Enabled</ObjectLockEnabled>", True),  # Amazon's, without a rule
+        ("<ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule/>", True),  # Versity's
+        ("<Name>bucket</Name>", False),  # rclone's: a listing
+    ],
+)
+def test_a_lock_configuration_is_known_by_its_own_element(lock: str, can_lock: bool) -> None:
+    configuration = f"<R xmlns='http://s3.amazonaws.com/doc/2006-03-01/'>{lock}</R>"
+
+    def respond(request: Request) -> bytes:
+        return answer(200, configuration) if "object-lock=" in request.target else answer(200)
+
+    with canned(respond) as server:
+        assert store_at(server)._can_lock() == can_lock
+
+
+@pytest.mark.parametrize(
+    ("refusal", "expected"),
+    [
+        (error(403, "AccessDenied"), StoreMisconfigured),
+        (error(404, "ObjectLockConfigurationNotFoundError"), StoreMisconfigured),
+        (error(501, "NotImplemented"), StoreMisconfigured),
+        (error(503, "SlowDown"), StoreUnavailable),
+        (b"", StoreUnavailable),
+    ],
+)
+def test_locks_that_are_asked_for_and_not_confirmed_stop_the_start(
+    refusal: bytes, expected: type[StoreError]
+) -> None:
+    def respond(request: Request) -> bytes:
+        if "object-lock=" in request.target:
+            return refusal
+        return UNVERSIONED if "versioning=" in request.target else answer(200)
+
+    with canned(respond) as server, pytest.raises(expected):
+        store_at(server, object_lock=True).prepare()

@@ -14,11 +14,12 @@ CHUNK_BYTES = 65536
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked; the body is read away."""
+    """What was asked; the body is read away. Names of headers are in lower case."""
 
     method: str
     target: str
     body_size_bytes: int
+    headers: dict[str, str]
 
 
 def answer(status: int, body: str = "", **headers: str) -> bytes:
@@ -67,17 +68,17 @@ class CannedServer:
     def _serve_one(self, connection: socket.socket) -> None:
         with suppress(OSError), connection, connection.makefile("rb") as incoming:
             method, target, _ = incoming.readline().decode().split(" ", 2)
-            size_bytes = 0
+            headers = {}
             while (line := incoming.readline().strip()) != b"":
                 name, _, value = line.decode().partition(":")
-                if name.lower() == "content-length":
-                    size_bytes = int(value)
+                headers[name.lower()] = value.strip()
+            size_bytes = int(headers.get("content-length", "0"))
             left = size_bytes
             while left:
                 got = len(incoming.read1(min(left, CHUNK_BYTES)))
                 left -= got
                 time.sleep(got / self.bytes_per_second)
-            request = Request(method, target, size_bytes)
+            request = Request(method, target, size_bytes, headers)
             self.requests.append(request)
             answered = self.respond(request)
             for piece in (answered,) if isinstance(answered, bytes) else answered:

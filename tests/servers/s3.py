@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from typing_extensions import override
@@ -101,22 +102,24 @@ class S3Server(ABC):
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
-    def store(self, site: str = "a", bucket: str | None = None, **options: float | str) -> S3Store:
+    def store(self, site: str = "a", bucket: str | None = None, **options: Any) -> S3Store:
         """Our adapter on a bucket of its own, prepared."""
         store = self.unprepared_store(site, bucket, **options)
         store.prepare()
         return store
 
-    def unprepared_store(self, site: str, bucket: str | None, **options: float | str) -> S3Store:
+    def unprepared_store(self, site: str, bucket: str | None, **options: Any) -> S3Store:
         """Our adapter, before it asked anything."""
         return S3Store(
             site,
             endpoint=self.endpoint,
             bucket=bucket or f"test-{uuid4().hex[:12]}",
-            access_key=str(options.pop("access_key", self.access_key)),
-            secret_key=str(options.pop("secret_key", self.secret_key)),
-            tls=False,
-            **{name: float(value) for name, value in options.items()},  # type: ignore[arg-type]
+            **{
+                "access_key": self.access_key,
+                "secret_key": self.secret_key,
+                "tls": False,
+                **options,
+            },
         )
 
 

@@ -17,6 +17,7 @@ CALLS: dict[str, tuple[tuple[object, ...], dict[str, object]]] = {
     "_complete_multipart_upload": ((None, "bucket", "key", "upload", []), {}),
     "_abort_multipart_upload": ((None, "bucket", "key", "upload"), {}),
     "_list_parts": ((None, "bucket", "key", "upload"), {"part_number_marker": "0"}),
+    "_execute": ((None, "GET", "bucket", "key"), {"query_params": {"versions": ""}}),
     "_list_multipart_uploads": (
         (None, "bucket"),
         {"prefix": "", "key_marker": None, "upload_id_marker": None},
@@ -32,6 +33,7 @@ POSITIONS = {
     "_complete_multipart_upload": ["self", "bucket_name", "object_name", "upload_id", "parts"],
     "_abort_multipart_upload": ["self", "bucket_name", "object_name", "upload_id"],
     "_list_parts": ["self", "bucket_name", "object_name", "upload_id"],
+    "_execute": ["self", "method", "bucket_name", "object_name"],
     "_list_multipart_uploads": ["self", "bucket_name"],
 }
 

@@ -81,3 +81,9 @@ def test_no_refusal_repeats_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError) as refused:
         load()
     assert "canary-secret" not in str(refused.value)
+
+
+def test_a_folder_cannot_be_asked_for_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRONGROOM_SITES__A__OBJECT_LOCK", "true")
+    with pytest.raises(SettingsError, match="a folder cannot lock objects"):
+        load()

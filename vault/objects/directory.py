@@ -52,8 +52,8 @@ class DirectoryStore:
         with self._root.translated():
             self._root.incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def put(self, key: str, body: Bytes) -> None:
-        upload = self.begin_parts(key)
+    def put(self, key: str, body: Bytes, *, locked_until: datetime | None = None) -> None:
+        upload = self.begin_parts(key, locked_until=locked_until)
         try:
             upload.put_part(1, body)
             upload.complete()
@@ -62,7 +62,12 @@ class DirectoryStore:
                 upload.abort()
             raise
 
-    def begin_parts(self, key: str) -> _FileUpload:
+    def begin_parts(
+        self,
+        key: str,
+        *,
+        locked_until: datetime | None = None,  # noqa: ARG002 (a folder locks nothing)
+    ) -> _FileUpload:
         target = self._path(key)
         incoming = f"{uuid4()}{_suffix(key)}"
         with self._root.translated():

@@ -7,24 +7,30 @@ connections do when a site is dead stands in `pool.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, cast
 from uuid import uuid4
+from xml.etree.ElementTree import Element, ParseError, fromstring
 
 from minio import Minio
 from minio.datatypes import Part
 from minio.error import InvalidResponseError, S3Error, ServerError
+from minio.helpers import DictType
 
+from vault import clock
 from vault.objects.pool import connection_pool
 from vault.objects.s3errors import translated, within_upload
+from vault.objects.s3lock import Lock, last_end, lock_headers, lock_in, time_at_store
 from vault.objects.s3reader import S3Reader
 from vault.objects.store import (
     PART_SIZE_BYTES,
     Bytes,
     Capabilities,
+    ObjectLocked,
     ObjectMissing,
     PendingUpload,
     StoredObject,
@@ -42,6 +48,23 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _UNKNOWN_TO_PLAIN_STORES: Final = frozenset({"NotImplemented", "MethodNotAllowed"})
 
 
+_NO_LOCK_CODE: Final = "ObjectLockConfigurationNotFoundError"
+_NO_LOCK: Final = (
+    "the bucket has no object lock, which the site's object_lock asks for: switch it on for the bucket "
+    "(versioning first), name a bucket that is not there yet, or set object_lock to false"
+)
+
+_REMEMBERED_FOR: Final = timedelta(seconds=60)
+
+
+@dataclass(frozen=True)
+class _Versioning:
+    """Whether the bucket keeps versions, as it said at that moment."""
+
+    is_kept: bool
+    asked_at: datetime
+
+
 class S3Store:
     """Objects in one bucket of one S3 endpoint."""
 
@@ -56,16 +79,19 @@ class S3Store:
         region: str = "us-east-1",
         tls: bool = True,
         ca_file: Path | None = None,
+        object_lock: bool = False,
         connections: int = 32,
         connect_seconds: float = CONNECT_SECONDS,
         read_seconds: float = READ_SECONDS,
         first_byte_seconds: float = FIRST_BYTE_SECONDS,
+        now: Callable[[], datetime] = clock.now,
     ) -> None:
         """Connects to nothing yet.
 
         Args:
             endpoint: ``HOST:PORT``.
             ca_file: PEM of the authority that signed the endpoint's certificate; None: the system's.
+            object_lock: whether the bucket has to be one that can lock objects.
             connections: pooled connections; more are opened when needed.
             connect_seconds: to connect.
             read_seconds: between two reads of a body; also to send one body, and for the answer to a
@@ -75,6 +101,9 @@ class S3Store:
         """
         self.site = site
         self._bucket = bucket
+        self._object_lock = object_lock
+        self._now = now
+        self._versioning: _Versioning | None = None
 
         def client(head_seconds: float) -> Minio:
             # The region is given, or each client would first ask for the bucket's.
@@ -100,18 +129,23 @@ class S3Store:
 
     def prepare(self) -> None:
         """Also sees that we may ask whether the bucket keeps versions."""
+        self._versioning = None
         with translated(self.site):
             if not self._client.bucket_exists(bucket_name=self._bucket):
                 self._make_bucket()
             self._has_versions()
+            if self._object_lock and not self._can_lock():
+                raise StoreMisconfigured(self.site, _NO_LOCK)
 
-    def put(self, key: str, body: Bytes) -> None:
+    def put(self, key: str, body: Bytes, *, locked_until: datetime | None = None) -> None:
+        headers = self._lock(locked_until)
         with translated(self.site):
-            self._client._put_object(self._bucket, key, cast("bytes", body), headers={})  # noqa: SLF001
+            self._client._put_object(self._bucket, key, cast("bytes", body), headers=headers)  # noqa: SLF001
 
-    def begin_parts(self, key: str) -> _S3Upload:
+    def begin_parts(self, key: str, *, locked_until: datetime | None = None) -> _S3Upload:
+        headers = self._lock(locked_until)
         with translated(self.site):
-            upload_id = self._client._create_multipart_upload(self._bucket, key, {})  # noqa: SLF001
+            upload_id = self._client._create_multipart_upload(self._bucket, key, headers)  # noqa: SLF001
         return _S3Upload(self._client, self.site, self._bucket, key, upload_id, [])
 
     def resume_parts(self, key: str, upload_id: str) -> _S3Upload:
@@ -134,10 +168,8 @@ class S3Store:
 
     def delete(self, key: str) -> None:
         with suppress(ObjectMissing), translated(self.site):
-            for version in self._versions_of(key):
-                self._client.remove_object(
-                    bucket_name=self._bucket, object_name=key, version_id=version
-                )
+            if self._has_versions() or self._was_only_hidden(key):
+                self._delete_versions(key)
 
     def list(self, prefix: str = "", start_after: str = "") -> Iterator[StoredObject]:
         with translated(self.site):
@@ -205,21 +237,32 @@ class S3Store:
                     lists_pending_uploads=self._lists_pending(key),
                 )
             finally:
-                self.delete(key)
+                with suppress(ObjectLocked):  # a bucket that locks everything by itself
+                    self.delete(key)
 
     def _make_bucket(self) -> None:
         try:
-            self._client.make_bucket(bucket_name=self._bucket)
+            self._client.make_bucket(bucket_name=self._bucket, object_lock=self._object_lock)
         except S3Error as exc:
             # Another process that starts at the same time was first.
             if exc.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                 raise
 
-    def _has_versions(self) -> bool:
-        """Whether a delete would leave older versions behind.
+    def _lock(self, until: datetime | None) -> DictType:
+        return lock_headers(until if until is not None and until > self._now() else None)
 
-        A refusal is not a no: taken for one, every delete would only hide the ciphertext.
+    def _has_versions(self) -> bool:
+        """Whether a delete would leave older versions behind; asked at most once in a minute.
+
+        A no that has grown wrong since then is noticed by `_was_only_hidden`.
         """
+        known, now = self._versioning, self._now()
+        if known is None or not timedelta(0) <= now - known.asked_at < _REMEMBERED_FOR:
+            known = self._versioning = _Versioning(self._ask_for_versions(), now)
+        return known.is_kept
+
+    def _ask_for_versions(self) -> bool:
+        """A refusal is not a no: taken for one, every delete would only hide the ciphertext."""
         try:
             status = self._client.get_bucket_versioning(bucket_name=self._bucket).status
         except S3Error as exc:
@@ -228,15 +271,64 @@ class S3Store:
             raise
         return status in ("Enabled", "Suspended")
 
-    def _versions_of(self, key: str) -> Iterator[str | None]:
-        if not self._has_versions():
-            yield None
-            return
-        for found in self._client.list_objects(
-            bucket_name=self._bucket, prefix=key, recursive=True, include_version=True
-        ):
-            if found.object_name == key:
-                yield found.version_id
+    def _was_only_hidden(self, key: str) -> bool:
+        """Delete plainly; whether the store says that it just put a delete marker on top."""
+        answer = self._client._execute("DELETE", self._bucket, key)  # noqa: SLF001
+        hidden = bool(answer.headers.get("x-amz-delete-marker") == "true")
+        if hidden:
+            self._versioning = None
+        return hidden
+
+    def _delete_versions(self, key: str) -> None:
+        locks: list[Lock] = []
+        for version in self._versions_of(key):
+            try:
+                self._client.remove_object(
+                    bucket_name=self._bucket, object_name=key, version_id=version
+                )
+            except S3Error as exc:
+                if exc.code not in ("NoSuchKey", "NoSuchVersion"):
+                    locks.append(self._lock_behind(exc, key, version))
+        if locks:
+            raise ObjectLocked(self.site, last_end(locks))
+
+    def _versions_of(self, key: str) -> Iterator[str]:
+        """Ids of all versions and delete markers.
+
+        Not by minio's `list_objects`, which cannot read the date of a delete marker at Versity.
+        """
+        after: DictType = {}
+        while True:
+            query: DictType = {"versions": "", "prefix": key, **after}
+            page = _xml(self._client._execute("GET", self._bucket, query_params=query))  # noqa: SLF001
+            for found in (*page.iterfind("{*}Version"), *page.iterfind("{*}DeleteMarker")):
+                if found.findtext("{*}Key") == key:
+                    yield found.findtext("{*}VersionId") or "null"
+            if page.findtext("{*}IsTruncated") != "true":
+                return
+            after = {
+                "key-marker": page.findtext("{*}NextKeyMarker") or "",
+                "version-id-marker": page.findtext("{*}NextVersionIdMarker") or "",
+            }
+
+    def _lock_behind(self, refusal: S3Error, key: str, version: str) -> Lock:
+        """The lock for which this version was not deleted; raises the refusal if it has none.
+
+        Stores refuse a locked version as they refuse one that we may not delete, so they are asked. Not by
+        HEAD, which tells both at once, but at Versity for the newest version only.
+        """
+        at = time_at_store(refusal.response.headers, self._now())
+        for what in ("retention", "legal-hold"):
+            if (lock := lock_in(self._told_of(what, key, version), at)) is not None:
+                return lock
+        raise refusal
+
+    def _told_of(self, what: str, key: str, version: str) -> Element | None:
+        query: DictType = {what: "", "versionId": version}
+        try:
+            return _xml(self._client._execute("GET", self._bucket, key, query_params=query))  # noqa: SLF001
+        except (S3Error, ServerError, InvalidResponseError, ParseError):
+            return None  # it has none, or does not tell: the refusal then stands
 
     def _refuses_overwrite(self, key: str) -> bool:
         try:
@@ -251,12 +343,20 @@ class S3Store:
 
     def _has_object_lock(self) -> bool:
         try:
-            found = self._client.get_object_lock_config(bucket_name=self._bucket)
-        except ValueError:
-            return True  # there is a lock configuration, without a default rule
+            return self._can_lock()
         except (S3Error, InvalidResponseError, ServerError):
             return False
-        return found.mode is not None
+
+    def _can_lock(self) -> bool:
+        """Whether the bucket takes locks, with or without a rule for all its objects."""
+        query: DictType = {"object-lock": ""}
+        try:
+            found = _xml(self._client._execute("GET", self._bucket, query_params=query))  # noqa: SLF001
+        except S3Error as exc:
+            if exc.code in _UNKNOWN_TO_PLAIN_STORES or exc.code == _NO_LOCK_CODE:
+                return False
+            raise
+        return found.findtext("{*}ObjectLockEnabled") == "Enabled"
 
     def _answers_206(self, key: str) -> bool:
         with closing(self.open(key, 1, 2)) as reader:
@@ -329,6 +429,10 @@ def _full_parts(parts: Iterable[Part]) -> list[Part]:
             break
         full.append(part)
     return full
+
+
+def _xml(answer: Any) -> Element:
+    return fromstring(answer.data)  # noqa: S314 (minio parses the same answers by the same parser)
 
 
 def _abort(client: Minio, site: str, bucket: str, key: str, upload_id: str) -> None:

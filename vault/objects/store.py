@@ -5,6 +5,7 @@ and its key is unique for ever (a random UUID in it), so no store needs conditio
 
     StoreError
     ├── ObjectMissing        no such object: permanent until somebody repairs the site
+    ├── ObjectLocked         the store keeps the object until a moment, whoever asks
     ├── UploadMissing        no such multipart upload: begin another
     ├── StoreUnavailable     refused, timed out, cut, full: trying again later may help
     └── StoreMisconfigured   wrong credentials, no such bucket: an operator has to act
@@ -35,6 +36,19 @@ class StoreError(Exception):
 
 class ObjectMissing(StoreError):
     """The store answers, and has no such object."""
+
+
+class ObjectLocked(StoreError):
+    """The store may not remove the object yet: permanent until then.
+
+    Attributes:
+        until: when the last lock on it ends; None: nobody knows (a legal hold at the store).
+    """
+
+    def __init__(self, site: str, until: datetime | None) -> None:
+        end = "somebody lifts the lock" if until is None else until.isoformat()
+        super().__init__(site, f"the object is locked until {end}")
+        self.until = until
 
 
 class UploadMissing(StoreError):
@@ -81,7 +95,11 @@ class PendingUpload:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a probe saw the store really do, beyond the plain S3 that every store offers."""
+    """What a probe saw the store really do, beyond the plain S3 that every store offers.
+
+    Attributes:
+        object_lock: as the bucket's configuration says; trying it would leave what cannot be removed.
+    """
 
     conditional_put: bool
     versioning: bool
@@ -158,18 +176,25 @@ class ObjectStore(Protocol):
     def prepare(self) -> None:
         """Make the bucket or folder if it is missing. Idempotent.
 
+        Raises: StoreMisconfigured also when locks were asked for and the bucket cannot lock.
+
         For the start, and when an operator says that an emptied site shall be filled again; nothing
         else makes one anew, or a site that vanished would be taken for an empty one.
         """
 
-    def put(self, key: str, body: Bytes) -> None:
+    def put(self, key: str, body: Bytes, *, locked_until: datetime | None = None) -> None:
         """Store a small object (at most `PART_SIZE_BYTES`) in one go; durable when it returns.
 
         Repeating it with the same bytes is harmless; the vault never sends others under one key.
+
+        Args:
+            locked_until: nobody, we included, can remove the object before this moment, rounded up to a
+                second (S3: COMPLIANCE retention, in the same request). One that has passed locks nothing.
+                A store without locks ignores it, or refuses (StoreMisconfigured): see `probe`.
         """
 
-    def begin_parts(self, key: str) -> PartUpload:
-        """Start a multipart upload of an object of any size."""
+    def begin_parts(self, key: str, *, locked_until: datetime | None = None) -> PartUpload:
+        """Start a multipart upload of an object of any size; `locked_until` as in `put`."""
 
     def resume_parts(self, key: str, upload_id: str) -> PartUpload:
         """Go on with a multipart upload that this or another process began, after its `parts_done`.
@@ -186,7 +211,10 @@ class ObjectStore(Protocol):
         """Size in bytes. Raises: ObjectMissing."""
 
     def delete(self, key: str) -> None:
-        """Remove the object, every stored version of it. Idempotent: a missing one is fine."""
+        """Remove the object, every stored version of it. Idempotent: a missing one is fine.
+
+        Raises: ObjectLocked, once every version that is not locked is gone.
+        """
 
     def list(self, prefix: str = "", start_after: str = "") -> Iterator[StoredObject]:
         """All objects whose key starts with `prefix` and sorts after `start_after`, in key order,
