@@ -136,11 +136,11 @@ class WatchedStore:
 
     def put(self, key: str, body: Bytes, *, locked_until: datetime | None = None) -> None:
         with self._noted():
-            self._store.put(key, body)
+            self._store.put(key, body, locked_until=locked_until)
 
     def begin_parts(self, key: str, *, locked_until: datetime | None = None) -> PartUpload:
         with self._noted():
-            return self._store.begin_parts(key)
+            return self._store.begin_parts(key, locked_until=locked_until)
 
     def resume_parts(self, key: str, upload_id: str) -> PartUpload:
         with self._noted():

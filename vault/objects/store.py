@@ -59,18 +59,6 @@ class StoreUnavailable(StoreError):
     """The store cannot do it now: away, timed out, connection cut, disk full."""
 
 
-class ObjectLocked(StoreError):
-    """The store keeps the object, come what may, until its lock ends.
-
-    Attributes:
-        until: when that is; None where the store does not say.
-    """
-
-    def __init__(self, site: str, until: datetime | None) -> None:
-        super().__init__(site, "the object is locked")
-        self.until = until
-
-
 class StoreMisconfigured(StoreError):
     """The store refuses our credentials or has no such bucket."""
 
