@@ -26,7 +26,7 @@ from replication.leavings import Leavings
 from replication.merge import Difference, Finding, differences, windows
 from replication.reading import Reading, tally
 from vault import clock
-from vault.incidents import FoundBy, IncidentKind, Incidents
+from vault.incidents import FoundBy, IncidentKind, Incidents, Loss
 from vault.inventory import Inventory
 from vault.jobrun import JobRun
 from vault.journal import Reason
@@ -136,8 +136,8 @@ class Scrub:
         if kind is None:
             return
         if finding.is_counted:
-            if self._incidents.replica_lost(finding.object_id, site, kind, FoundBy.SCRUB):
-                progress.count(site, kind.value)
+            loss = self._incidents.replica_lost(finding.object_id, site, kind, FoundBy.SCRUB)
+            progress.count(site, kind.value, int(loss is Loss.NEW))
         else:
             # Never counted: a copy that is due, or one whose row in the journal got lost.
             self._inventory.have_copied(site, [finding.object_id], Reason.REPAIR)

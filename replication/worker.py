@@ -19,7 +19,7 @@ from typing import Final
 from replication.copier import Copier, SourceUnfit, TargetLies, TaskLost
 from vault import clock
 from vault.errors import SiteFenced
-from vault.incidents import FoundBy, IncidentKind, Incidents
+from vault.incidents import FoundBy, IncidentKind, Incidents, Loss
 from vault.journal import Bulk, Journal, Operation, Task
 from vault.objects.health import SiteHealth
 from vault.objects.store import MAX_OBJECT_BYTES, ObjectLocked, StoreError
@@ -124,10 +124,12 @@ class ReplicationWorker:
             )
 
     def _remember(self, task: Task, exc: SourceUnfit | TargetLies) -> None:
-        self._on_damage()
         if isinstance(exc, SourceUnfit):
             kind = IncidentKind.MISSING if exc.is_missing else IncidentKind.DAMAGED
-            self._incidents.replica_lost(task.object_id, exc.site, kind, FoundBy.COPY)
+            loss = self._incidents.replica_lost(task.object_id, exc.site, kind, FoundBy.COPY)
+            if loss is not Loss.NEW:
+                return
+        self._on_damage()
 
 
 @dataclass

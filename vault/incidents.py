@@ -45,6 +45,14 @@ class FoundBy(StrEnum):
     WATCH = "watch"
 
 
+class Loss(StrEnum):
+    """What the report of a lost copy came to."""
+
+    NEW = "new"
+    KNOWN = "known"
+    GONE = "gone"
+
+
 @dataclass(frozen=True)
 class Incident:
     """One finding.
@@ -75,13 +83,13 @@ class Incidents:
 
     def replica_lost(
         self, object_id: UUID, site: str, kind: IncidentKind, found_by: FoundBy
-    ) -> bool:
+    ) -> Loss:
         """A copy is missing or wrong: it counts no more, and is to be repaired from the other site.
 
         Idempotent while the incident is open. A copy that never counted is no incident: one is still due.
 
         Returns:
-            False: nothing is wrong, the version was purged meanwhile.
+            NEW: it counted up to now. KNOWN: it did not. GONE: the version was purged meanwhile.
 
         Raises:
             DatabaseUnavailable: nothing was remembered.
@@ -91,22 +99,17 @@ class Incidents:
                 select(versions).where(versions.c.object_id == object_id)
             ).one_or_none()
             if row is None:
-                return False
-            if _counts(connection, row, site):
-                about = {
-                    "object_id": object_id,
-                    "document_id": row.document_id,
-                    "version": row.number,
-                }
-                _open(connection, kind, site, found_by, **about)
-                _mark_lost(connection, object_id, site)
-                enqueue_copies(connection, site, [object_id], Reason.REPAIR)
-                detail = {"site": site, "kind": kind.value, "found_by": found_by.value}
-                event = AccessEvent(
-                    EventType.REPLICA_LOST, None, row.document_id, row.number, detail
-                )
-                record(connection, event)
-        return True
+                return Loss.GONE
+            if not _counts(connection, row, site):
+                return Loss.KNOWN
+            about = {"object_id": object_id, "document_id": row.document_id, "version": row.number}
+            _open(connection, kind, site, found_by, **about)
+            _mark_lost(connection, object_id, site)
+            enqueue_copies(connection, site, [object_id], Reason.REPAIR)
+            detail = {"site": site, "kind": kind.value, "found_by": found_by.value}
+            event = AccessEvent(EventType.REPLICA_LOST, None, row.document_id, row.number, detail)
+            record(connection, event)
+        return Loss.NEW
 
     def site_emptied(self, site: str) -> bool:
         """A site no longer holds what tells it is ours; False if that is known already."""

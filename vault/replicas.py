@@ -16,7 +16,7 @@ from keymgmt import stream
 from keymgmt.datakey import DataKey
 from keymgmt.errors import DecryptionFailed
 from vault.errors import IntegrityFailure, NotFound, VaultError
-from vault.incidents import FoundBy, IncidentKind, Incidents
+from vault.incidents import FoundBy, IncidentKind, Incidents, Loss
 from vault.model import ByteRange, Version
 from vault.objects.health import SiteHealth
 from vault.objects.keys import object_key
@@ -109,13 +109,13 @@ class Replicas:
             return
         _log.error("site %s: a copy is %s", site, kind.value)
         try:
-            is_true = self._incidents.replica_lost(version.object_id, site, kind, FoundBy.READ)
+            loss = self._incidents.replica_lost(version.object_id, site, kind, FoundBy.READ)
         except VaultError:
             _log.error("an incident could not be recorded; the next read or scrub meets it again")
-            is_true = True
-        if not is_true:
+            return
+        if loss is Loss.GONE:
             raise NotFound("version")
-        self.counts.damaged += 1
+        self.counts.damaged += loss is Loss.NEW
 
 
 def _fetch(store: ObjectStore, version: Version, offset: int, length: int) -> ObjectReader:

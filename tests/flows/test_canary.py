@@ -11,6 +11,7 @@ import hashlib
 import json
 import mmap
 import os
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -139,7 +140,9 @@ def test_no_content_is_in_any_answer_but_the_document(exercised: Exercised) -> N
 
 
 def test_damage_is_counted_wherever_in_an_answer_it_is_found(exercised: Exercised) -> None:
-    assert b"strongroom_integrity_failures_total 3.0" in exercised.metrics.splitlines()
+    counted = re.search(rb"^strongroom_integrity_failures_total (\S+)$", exercised.metrics, re.MULTILINE)
+    assert counted is not None
+    assert float(counted[1]) >= 3  # the worker, which would repair them, may meet them too
 
 
 def test_no_document_name_is_in_logs_metrics_or_refusals(exercised: Exercised) -> None:
@@ -278,9 +281,13 @@ def _damage_and_fetch(client: httpx.Client, done: Exercised) -> None:
     first, later, gone = (upload(client, content, name=done.canary.name)["id"] for _ in range(3))
     # Or the worker meets the damage too, and counts it.
     assert wait_until(lambda: all(_is_copied(client, each) for each in (first, later, gone)), 60)
-    _flip(_object_of(done.serve, client, first), 5_000)
-    _flip(_object_of(done.serve, client, later), 6 * 2**20)
-    _object_of(done.serve, client, gone).unlink()
+    # At both sites, or the other one helps out.
+    for path in _copies_of(done.serve, client, first):
+        _flip(path, 5_000)
+    for path in _copies_of(done.serve, client, later):
+        _flip(path, 6 * 2**20)
+    for path in _copies_of(done.serve, client, gone):
+        path.unlink()
     for document_id in (first, gone):
         answer = client.get(f"/v1/documents/{document_id}/content")
         done.answers.append(_expected(answer, 500))
@@ -293,15 +300,16 @@ def _is_copied(client: httpx.Client, document_id: str) -> bool:
     return bool(version["durable_on"] == ["a", "b"])
 
 
-def _object_of(serve: ServeProcess, client: httpx.Client, document_id: str) -> Path:
-    """The file at site A with the ciphertext of a document's newest version."""
+def _copies_of(serve: ServeProcess, client: httpx.Client, document_id: str) -> list[Path]:
+    """The files at both sites with the ciphertext of a document's newest version."""
     version = client.get(f"/v1/documents/{document_id}").json()["version"]
-    return next(
+    return [
         path
-        for path in _files_below(serve.home / "site-a")
+        for site in ("site-a", "site-b")
+        for path in _files_below(serve.home / site)
         if path.stat().st_size == version["ciphertext_size_bytes"]
         and hashlib.sha256(path.read_bytes()).hexdigest() == version["ciphertext_sha256"]
-    )
+    ]
 
 
 def _flip(path: Path, offset: int) -> None:

@@ -79,7 +79,7 @@ def test_a_store_that_goes_in_mid_upload_is_a_503(service: RunningService) -> No
     assert is_unavailable(answer, "store-unavailable")
     service.services.sweep.run()
     assert service.demo.get("/v1/documents").json()["items"] == []
-    assert list(service.services.stores["a"].list()) == []
+    assert list(service.services.stores["a"].list("objects/")) == []
     assert list(service.services.stores["a"].pending()) == []
 
 

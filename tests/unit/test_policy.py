@@ -32,6 +32,8 @@ NEEDS = {
     Action.KEY_DRILL: "admin",
     Action.KEY_EXPORT: "export-keys",
     Action.KEY_REGISTER_RECOVERY: "admin",
+    Action.SITE_LIST: "admin",
+    Action.SITE_MANAGE: "admin",
     Action.JOB_LIST: "admin",
     Action.JOB_STOP: "admin",
 }
