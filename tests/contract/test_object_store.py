@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import resource
 import shutil
@@ -788,3 +789,25 @@ def test_a_bucket_without_object_lock_is_refused_where_locks_are_asked_for(
     put_locked(store, name := key(), b"kept", soon())
     with pytest.raises(ObjectLocked):
         store.delete(name)
+
+
+@pytest.mark.parametrize("size", [0, 1, MIB, PART_SIZE_BYTES])
+def test_a_body_may_come_with_its_digest(store: ObjectStore, size: int) -> None:
+    name, other, content = key(), key(), os.urandom(size)
+    digest = hashlib.sha256(content).digest()
+    store.put(name, memoryview(bytearray(content)), sha256=digest)
+    upload = store.begin_parts(other)
+    upload.put_part(1, memoryview(bytearray(content)), sha256=digest)
+    upload.complete()
+    assert read(store, name) == read(store, other) == content
+
+
+def test_a_full_store_refuses_a_body_that_is_not_of_its_digest(versity: S3Server) -> None:
+    store, name, other = versity.store(), key(), hashlib.sha256(b"other").digest()
+    with pytest.raises(StoreUnavailable):
+        store.put(name, b"body", sha256=other)
+    upload = store.begin_parts(name)
+    with pytest.raises(StoreUnavailable):
+        upload.put_part(1, b"body", sha256=other)
+    with pytest.raises(ObjectMissing):
+        store.open(name)

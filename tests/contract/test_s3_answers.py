@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -497,3 +498,16 @@ def test_locks_that_are_asked_for_and_not_confirmed_stop_the_start(
 
     with canned(respond) as server, pytest.raises(expected):
         store_at(server, object_lock=True).prepare()
+
+
+def test_a_given_digest_is_sent_as_it_is_and_nothing_is_hashed_again() -> None:
+    with canned(answer(200, "<R><UploadId>upload</UploadId></R>", ETag='"e"')) as server:
+        store = store_at(server)
+        store.put(KEY, b"body", sha256=bytes(32))
+        store.begin_parts(KEY).put_part(1, b"body", sha256=bytes(32))
+        store.put(KEY, b"body")
+    sent = [request.headers for request in server.requests if request.method == "PUT"]
+    assert [headers["x-amz-content-sha256"] for headers in sent] == [
+        *(bytes(32).hex(), bytes(32).hex(), hashlib.sha256(b"body").hexdigest())
+    ]
+    assert {headers["content-length"] for headers in sent} == {"4"}

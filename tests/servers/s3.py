@@ -96,6 +96,8 @@ class S3Server(ABC):
         """Hang: connections stand, nothing answers."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        # Until the last of its threads stands, one could still answer.
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def go_on(self) -> None:
         """End the hang."""

@@ -7,7 +7,10 @@ from inspect import Signature, signature
 import pytest
 import urllib3
 from minio import Minio
+from minio.credentials.credentials import Credentials
 from minio.error import InvalidResponseError
+
+from vault.objects.s3 import _SHA256, _Client
 
 # As called: positional arguments (the client itself first), then keywords.
 CALLS: dict[str, tuple[tuple[object, ...], dict[str, object]]] = {
@@ -16,6 +19,7 @@ CALLS: dict[str, tuple[tuple[object, ...], dict[str, object]]] = {
     "_upload_part": ((None, "bucket", "key", b"", None, "upload", 1), {}),
     "_complete_multipart_upload": ((None, "bucket", "key", "upload", []), {}),
     "_abort_multipart_upload": ((None, "bucket", "key", "upload"), {}),
+    "_build_headers": ((None, "host", {}, b"", None), {}),
     "_list_parts": ((None, "bucket", "key", "upload"), {"part_number_marker": "0"}),
     "_execute": ((None, "GET", "bucket", "key"), {"query_params": {"versions": ""}}),
     "_list_multipart_uploads": (
@@ -32,6 +36,7 @@ POSITIONS = {
     ],
     "_complete_multipart_upload": ["self", "bucket_name", "object_name", "upload_id", "parts"],
     "_abort_multipart_upload": ["self", "bucket_name", "object_name", "upload_id"],
+    "_build_headers": ["self", "host", "headers", "body", "creds"],
     "_list_parts": ["self", "bucket_name", "object_name", "upload_id"],
     "_execute": ["self", "method", "bucket_name", "object_name"],
     "_list_multipart_uploads": ["self", "bucket_name"],
@@ -64,3 +69,15 @@ def test_urllib3_still_validates_a_connection_before_it_sends() -> None:
 def test_urllib3_still_hands_out_the_answer_below_its_own() -> None:
     assert "original_response" in signature(urllib3.HTTPResponse).parameters
     assert hasattr(urllib3.HTTPResponse(), "_original_response")
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("locks", [False, True])
+def test_minio_still_signs_the_digest_that_its_headers_name(*, tls: bool, locks: bool) -> None:
+    client = _Client(wants_md5=locks, endpoint="host:1", access_key="a", secret_key="s", secure=tls)
+    headers, _ = client._build_headers(
+        "host:1", {_SHA256: "digest"}, b"body", Credentials("a", "s")
+    )
+    assert headers["Content-Length"] == "4"
+    assert headers[_SHA256] == ("UNSIGNED-PAYLOAD" if tls and locks else "digest")
+    assert ("Content-MD5" in headers) == (tls and locks)

@@ -52,7 +52,14 @@ class DirectoryStore:
         with self._root.translated():
             self._root.incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def put(self, key: str, body: Bytes, *, locked_until: datetime | None = None) -> None:
+    def put(
+        self,
+        key: str,
+        body: Bytes,
+        *,
+        locked_until: datetime | None = None,
+        sha256: bytes | None = None,  # noqa: ARG002 (there is no way on which it could change)
+    ) -> None:
         upload = self.begin_parts(key, locked_until=locked_until)
         try:
             upload.put_part(1, body)
@@ -192,7 +199,13 @@ class _FileUpload:
         self.parts_done = written // PART_SIZE_BYTES
         os.ftruncate(self._descriptor, self.parts_done * PART_SIZE_BYTES)
 
-    def put_part(self, number: int, body: Bytes) -> None:
+    def put_part(
+        self,
+        number: int,
+        body: Bytes,
+        *,
+        sha256: bytes | None = None,  # noqa: ARG002 (as in put)
+    ) -> None:
         rest, offset = memoryview(body), (number - 1) * PART_SIZE_BYTES
         with self._root.translated():
             while rest:

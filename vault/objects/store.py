@@ -128,10 +128,11 @@ class PartUpload(Protocol):
     upload_id: str
     parts_done: int
 
-    def put_part(self, number: int, body: Bytes) -> None:
+    def put_part(self, number: int, body: Bytes, *, sha256: bytes | None = None) -> None:
         """Send part `number` (from 1; all but the last of `PART_SIZE_BYTES`).
 
-        Repeatable with the same bytes. The buffer may be reused once the call returned.
+        Repeatable with the same bytes. The buffer may be reused once the call returned. `sha256` as in
+        `ObjectStore.put`, of this part.
         Raises: UploadMissing (at the latest `complete` does), StoreUnavailable, StoreMisconfigured.
         """
 
@@ -170,7 +171,14 @@ class ObjectStore(Protocol):
         else makes one anew, or a site that vanished would be taken for an empty one.
         """
 
-    def put(self, key: str, body: Bytes, *, locked_until: datetime | None = None) -> None:
+    def put(
+        self,
+        key: str,
+        body: Bytes,
+        *,
+        locked_until: datetime | None = None,
+        sha256: bytes | None = None,
+    ) -> None:
         """Store a small object (at most `PART_SIZE_BYTES`) in one go; durable when it returns.
 
         Repeating it with the same bytes is harmless; the vault never sends others under one key.
@@ -179,6 +187,8 @@ class ObjectStore(Protocol):
             locked_until: nobody, we included, can remove the object before this moment, rounded up to a
                 second (S3: COMPLIANCE retention, in the same request). One that has passed locks nothing.
                 A store without locks ignores it, or refuses (StoreMisconfigured): see `probe`.
+            sha256: of the body, from a caller who knows it: it is not hashed again for the way to the
+                store. A store that looks refuses other bytes (StoreUnavailable); not every one does.
         """
 
     def begin_parts(self, key: str, *, locked_until: datetime | None = None) -> PartUpload:
