@@ -179,10 +179,10 @@ class _Parts:
             local.abort()
             raise
 
-    def put_part(self, number: int, body: Bytes) -> None:
+    def put_part(self, number: int, body: Bytes, *, sha256: bytes | None = None) -> None:
         self._sites.both(
-            lambda: self._local.put_part(number, body),
-            lambda: self._of_peer().put_part(number, body),
+            lambda: self._local.put_part(number, body, sha256=sha256),
+            lambda: self._of_peer().put_part(number, body, sha256=sha256),
         )
 
     def complete(self) -> None:

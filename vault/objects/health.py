@@ -134,9 +134,16 @@ class WatchedStore:
         with self._noted():
             self._store.prepare()
 
-    def put(self, key: str, body: Bytes, *, locked_until: datetime | None = None) -> None:
+    def put(
+        self,
+        key: str,
+        body: Bytes,
+        *,
+        locked_until: datetime | None = None,
+        sha256: bytes | None = None,
+    ) -> None:
         with self._noted():
-            self._store.put(key, body, locked_until=locked_until)
+            self._store.put(key, body, locked_until=locked_until, sha256=sha256)
 
     def begin_parts(self, key: str, *, locked_until: datetime | None = None) -> PartUpload:
         with self._noted():
