@@ -284,9 +284,13 @@ def _wire(
     entries = Entries(database)
     catalogues = Catalogues(vault_id, stores)
     writer = CatalogueWriter(vault_id, keys, stores, executors.local)
-    rewrite = CatalogueRewrite(catalogues, writer, entries, recovery)
+    rewrite = CatalogueRewrite(database, writer, entries, recovery)
     signing_keys = SigningKeys(database, keys)
-    move = {Purpose.LOG: signing_keys.reseal, Purpose.BACKUPS: rewrite.run}
+    move = {
+        Purpose.DOCUMENTS: rewrite.for_documents,
+        Purpose.LOG: signing_keys.reseal,
+        Purpose.BACKUPS: rewrite.for_backups,
+    }
     keks = Keks(database, keys, move)
     wrapped_keys = WrappedKeys(database, vault_id)
     rewrap = Rewrap(keys, wrapped_keys)

@@ -12,19 +12,23 @@ from datetime import UTC
 from typing import Any
 from uuid import UUID, uuid4
 
+from sqlalchemy import func, select
+
 from keymgmt import stream
 from keymgmt.binding import catalogue_binding
 from keymgmt.commitment import commit
 from keymgmt.provider import KeyProvider, Purpose
 from keymgmt.recovery import BlobKind
 from vault import clock
-from vault.catalogue import FORMAT, PREFIX, Catalogues, Header, Recovery
+from vault.catalogue import FORMAT, PREFIX, Header, Recovery
+from vault.database import Database
 from vault.entries import Entries, Entry
 from vault.errors import IntegrityFailure
 from vault.objects.pipeline import ObjectWriter
 from vault.objects.reading import sha256_of
 from vault.objects.store import ObjectStore, StoreError
 from vault.recovery.epochs import Recipient, RecoveryEpochs
+from vault.tables import shred_epochs
 
 
 class CatalogueWriter:
@@ -92,27 +96,40 @@ class CatalogueWriter:
 
 
 class CatalogueRewrite:
-    """Brings what the KEK `backups` wraps, epoch key and catalogue, under its newest version."""
+    """Writes the catalogue anew before versions of a KEK are destroyed that it, or its lines, are under."""
 
     def __init__(
         self,
-        catalogues: Catalogues,
+        database: Database,
         writer: CatalogueWriter,
         entries: Entries,
         recovery: RecoveryEpochs,
     ) -> None:
-        self._catalogues = catalogues
+        self._database = database
         self._writer = writer
         self._entries = entries
         self._recovery = recovery
 
-    def run(self) -> None:
-        """Wrap the one, and write the other anew if there is one. Raises: as `CatalogueWriter.write`."""
+    def for_documents(self) -> None:
+        """With the keys of all living documents as they are now; old copies of the database need it.
+
+        Raises: as `CatalogueWriter.write`.
+        """
+        recipient = self._recovery.current()
+        self._writer.write(self._epoch(), recipient, self._entries.batches(recipient))
+
+    def for_backups(self) -> None:
+        """Bring what the KEK `backups` wraps, epoch key and catalogue, under its newest version.
+
+        Raises: as `CatalogueWriter.write`.
+        """
         self._recovery.rewrap_keys()
-        found = self._catalogues.newest()
-        if found is not None:
-            recipient = self._recovery.current()
-            self._writer.write(found.header.epoch, recipient, self._entries.batches(recipient))
+        self.for_documents()
+
+    def _epoch(self) -> int:
+        """Of the last shred epoch, also if it is not finished; 0 before the first."""
+        newest = select(func.coalesce(func.max(shred_epochs.c.number), 0))
+        return int(self._database.execute(newest, {})[0][0])
 
 
 class _SealedLines:

@@ -75,13 +75,17 @@ class Entries:
             yield [_entry(row) for row in rows]
 
     def put_wrapped_keys(self, batch: list[Entry]) -> int:
-        """Give versions that are there these wrapped keys; how many there were."""
+        """Give versions that are there these wrapped keys; how many took them.
+
+        One that is under a newer KEK version by now keeps what it has: the older one may be gone.
+        """
         known = [{"version": number} for number in {entry.wrapped.version for entry in batch}]
         values = {
             "documents": [entry.document_id for entry in batch],
             "numbers": [entry.number for entry in batch],
             "ids": [entry.version_id for entry in batch],
             "wrapped": [entry.wrapped.text for entry in batch],
+            "kek_versions": [entry.wrapped.version for entry in batch],
         }
         with self._database.transaction() as connection:
             connection.execute(insert(kek_versions).values(known).on_conflict_do_nothing())
@@ -116,6 +120,8 @@ _PUT_WRAPPED_KEYS: Final = text(
     """
     UPDATE versions v SET wrapped_key = entry.wrapped
     FROM unnest(CAST(:documents AS uuid[]), CAST(:numbers AS integer[]), CAST(:ids AS uuid[]),
-                CAST(:wrapped AS text[])) AS entry (document_id, number, id, wrapped)
-    WHERE v.document_id = entry.document_id AND v.number = entry.number AND v.id = entry.id"""
+                CAST(:wrapped AS text[]), CAST(:kek_versions AS integer[]))
+         AS entry (document_id, number, id, wrapped, kek_version)
+    WHERE v.document_id = entry.document_id AND v.number = entry.number AND v.id = entry.id
+        AND v.kek_version <= entry.kek_version"""
 )

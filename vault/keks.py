@@ -24,6 +24,7 @@ from vault.accesslog.event import AccessEvent, Actor, EventType
 from vault.accesslog.writer import AccessLog
 from vault.database import DanglingReference, Database
 from vault.errors import KeyVersionInUse, VaultError
+from vault.objects.store import StoreError
 from vault.tables import kek_versions, versions
 
 _log = logging.getLogger(__name__)
@@ -66,7 +67,9 @@ class Keks:
     def __init__(
         self, database: Database, keys: KeyProvider, move: Mapping[Purpose, Callable[[], None]]
     ) -> None:
-        """`move` brings what is wrapped under the KEK of a purpose under its newest version."""
+        """`move` saves what is wrapped under the KEK of a purpose before its old versions are destroyed:
+        of documents the key catalogue, for old copies of the database; all else under the newest version.
+        """
         self._database = database
         self._access_log = AccessLog(database)
         self._keys = keys
@@ -108,24 +111,37 @@ class Keks:
                 self._announce(latest + 1)
             return self._keys.rotate(purpose)
 
-    def retire(self, actor: Actor | None, purpose: Purpose, *, below: int | None = None) -> int:
+    def retire(
+        self,
+        actor: Actor | None,
+        purpose: Purpose,
+        *,
+        below: int | None = None,
+        save: Callable[[], None] | None = None,
+    ) -> int:
         """Destroy every version lower than `below`, by default the newest; returns `below`.
 
-        Nothing wrapped under one of them opens ever again. Documents have to be rewrapped before; what
-        the other purposes wrap is little, and moved here.
+        Nothing wrapped under one of them opens ever again, but for old copies of the database that are
+        joined to the key catalogue. Documents have to be rewrapped before; what the other purposes wrap
+        is little, and moved here.
+
+        Args:
+            save: in place of `move`; called when no row is, or will be, under one of them.
 
         Raises:
             NotAllowed, KeyServiceUnavailable, DatabaseUnavailable, StoreError.
             KeyVersionInUse: rows are wrapped under one of them; nothing was changed.
+            After any other error nothing was destroyed, or all of it: repeat it.
         """
         if actor is not None:
             require(actor.caller, Action.KEY_RETIRE)
+        save = save or self._move.get(purpose)
         with self._alone():
             below = below or self._keys.describe(purpose).latest
             if purpose is Purpose.DOCUMENTS:
                 self._close(below)
-            elif purpose in self._move:
-                self._move[purpose]()
+            if save is not None:
+                save()
             self._note(EventType.KEK_RETIRED, actor, purpose, below)
             self._keys.retire(purpose, below=below)
             self._keys.trim(purpose)
@@ -162,7 +178,12 @@ class Keks:
             raise KeysRolledBack
         if state.oldest_kept < known.oldest <= state.latest:
             _log.warning("KEK versions that were retired are there again; they are destroyed anew")
-            self.retire(None, Purpose.DOCUMENTS, below=known.oldest)
+            try:
+                self.retire(None, Purpose.DOCUMENTS, below=known.oldest)
+            except StoreError:
+                _log.warning(
+                    "they are not yet: no site may lack the key catalogue; retire them later"
+                )
 
     def adopt(self) -> None:
         """Announce the newest version, if it was made at the KMS and not here.

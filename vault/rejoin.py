@@ -72,7 +72,8 @@ class Rejoin:
             purge_shredded: let go of what the catalogue does not name, as the original did.
 
         Raises:
-            NoCatalogue: there is none, or it is older than the database: then its rows are current.
+            NoCatalogue: there is none, or it is older than the database: then its rows are current; or
+                its own keys were destroyed, so it does not tell what was shredded.
             DecryptionFailed, KeyVersionRetired: the catalogue is damaged, or its key is gone.
             StoreError, KeyServiceUnavailable, DatabaseUnavailable.
         """
@@ -81,12 +82,17 @@ class Rejoin:
         wrapped = WrappedKey(header.wrapped_key)
         binding = self._catalogues.binding(header)
         data_key = self._keys.unwrap(Purpose.BACKUPS, binding, wrapped)
-        joined = 0
+        joined, oldest_kept = 0, self._oldest_kept()
         for batch in batches(self._catalogues.entries(found, data_key)):
+            if min(entry.wrapped.version for entry in batch) < oldest_kept:
+                raise NoCatalogue(
+                    "key versions that the newest key catalogue is under were destroyed at the KMS itself; "
+                    "`strongroom recover` with the recovery key is the way left"
+                )
             joined += self._entries.put_wrapped_keys(batch)
         join_recovery(found, self._catalogues.entries(found, data_key), self._entries, self._epochs)
         shut = self._shut()
-        purged = self._purge.finish_shredded(self._oldest_kept()) if purge_shredded else 0
+        purged = self._purge.finish_shredded(oldest_kept) if purge_shredded else 0
         return Rejoined(header.epoch, header.written_at, joined, shut, purged)
 
     def _found(self) -> Found:

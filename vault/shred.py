@@ -186,9 +186,12 @@ class Shred:
         for _ in range(MAX_PASSES):
             self._move_all(run, target)
             self._seal_all(run, recipient)
-            self._catalogue.write(epoch, recipient, self._reported(run, recipient))
+
+            def save() -> None:
+                self._catalogue.write(epoch, recipient, self._reported(run, recipient))
+
             try:
-                self._keks.retire(None, Purpose.DOCUMENTS, below=target)
+                self._keks.retire(None, Purpose.DOCUMENTS, below=target, save=save)
                 if recipient is not None:
                     self._recovery_epochs.end_older(recipient.epoch)
             except (KeyVersionInUse, RecoveryEpochInUse):

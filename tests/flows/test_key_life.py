@@ -29,7 +29,9 @@ from vault import clock
 from vault.jobrun import JobLost
 from vault.jobs import JobKind
 from vault.keks import KeysRolledBack
+from vault.objects.reading import small_object
 from vault.records import find_document
+from vault.rejoin import NoCatalogue
 from vault.shred import CERTIFICATE_TYPE
 
 
@@ -355,6 +357,102 @@ def test_an_old_dump_opens_what_lives_and_nothing_that_was_shredded(
         assert rows[0].state == "done"
 
 
+def test_an_old_dump_opens_after_a_retirement_too(
+    service: RunningService, postgres: EmbeddedPostgres, database_urls: DatabaseUrls
+) -> None:
+    document = upload(service.demo, b"kept")
+    old_url = snapshot(postgres, service, database_urls)
+    service.admin.post("/v1/keys/documents/rotate")
+    run_job(service, "/v1/keys/documents/rewrap")
+    assert service.admin.post("/v1/keys/documents/retire").status_code == 200
+    settings = service.services.settings.model_copy(update={"database_url": SecretStr(old_url)})
+    with build(settings) as restored:
+        joined = restored.rejoin.run(purge_shredded=True)
+        assert (joined.joined, joined.shut, joined.purged) == (1, 0, 0)
+        with restored.database.transaction() as connection:
+            found = find_document(connection, UUID(document["id"]))
+        assert restored.contents._keys.open(found.id, found.version)
+
+
+def test_joining_a_present_database_takes_no_key_back(service: RunningService) -> None:
+    document = upload(service.demo, b"kept")
+    run_job(service, "/v1/keys/epochs")
+    service.admin.post("/v1/keys/documents/rotate")
+    run_job(service, "/v1/keys/documents/rewrap")
+    service.services.rejoin.run()
+    assert kek(service)["in_use"] == {"3": 1}
+    assert service.admin.post("/v1/keys/documents/retire").status_code == 200
+    service.services.rejoin.run()
+    service.services.unwrap_cache.purge()
+    assert content(service, document) == b"kept"
+
+
+def test_a_catalogue_whose_own_keys_are_gone_lets_nothing_go(
+    service: RunningService, postgres: EmbeddedPostgres, database_urls: DatabaseUrls
+) -> None:
+    upload(service.demo, b"kept")
+    old_url = snapshot(postgres, service, database_urls)
+    run_job(service, "/v1/keys/epochs")
+    service.admin.post("/v1/keys/documents/rotate")
+    run_job(service, "/v1/keys/documents/rewrap")
+    service.services.keys.retire(Purpose.DOCUMENTS, below=3)
+    service.services.keys.trim(Purpose.DOCUMENTS)
+    settings = service.services.settings.model_copy(update={"database_url": SecretStr(old_url)})
+    with build(settings) as restored:
+        with pytest.raises(NoCatalogue, match="destroyed at the KMS itself"):
+            restored.rejoin.run(purge_shredded=True)
+        assert restored.purge.finish_shredded(0) == 0
+        count = text("SELECT count(*) FROM versions")
+        assert restored.database.execute(count, {})[0][0] == 1
+
+
+def test_a_catalogue_at_one_site_is_enough_and_the_newer_one_counts(
+    service: RunningService, postgres: EmbeddedPostgres, database_urls: DatabaseUrls
+) -> None:
+    upload(service.demo, b"kept")
+    old_url = snapshot(postgres, service, database_urls)
+    run_job(service, "/v1/keys/epochs")
+    older = catalogue(service, "a")
+    run_job(service, "/v1/keys/epochs")
+    put_catalogue(service, "a", older)
+    settings = service.services.settings.model_copy(update={"database_url": SecretStr(old_url)})
+    with build(settings) as restored:
+        assert restored.rejoin.run().epoch == 2
+        put_catalogue(service, "a", {})
+        joined = restored.rejoin.run()
+        assert (joined.epoch, joined.joined, joined.shut) == (2, 1, 0)
+        put_catalogue(service, "b", {})
+        with pytest.raises(NoCatalogue, match="no site holds"):
+            restored.rejoin.run()
+
+
+def test_a_catalogue_older_than_the_database_is_refused(service: RunningService) -> None:
+    document = upload(service.demo, b"kept")
+    run_job(service, "/v1/keys/epochs")
+    older = catalogue(service, "a")
+    run_job(service, "/v1/keys/epochs")
+    for site in ("a", "b"):
+        put_catalogue(service, site, older)
+    with pytest.raises(NoCatalogue, match="older than this database"):
+        service.services.rejoin.run()
+    service.services.unwrap_cache.purge()
+    assert content(service, document) == b"kept"
+
+
+def catalogue(service: RunningService, site: str) -> dict[str, bytes]:
+    store = service.services.stores[site]
+    return {each.key: small_object(store, each.key) for each in list(store.list("catalogue/"))}
+
+
+def put_catalogue(service: RunningService, site: str, objects: dict[str, bytes]) -> None:
+    """Put it in place of the one that the site has."""
+    store = service.services.stores[site]
+    for each in list(store.list("catalogue/")):
+        store.delete(each.key)
+    for key, stored in objects.items():
+        store.put(key, stored)
+
+
 def test_the_certificate_is_signed_and_says_what_was_destroyed(service: RunningService) -> None:
     gone = purged(service, b"x")
     service.services.purge.run(clock.now() + LATER)
@@ -387,6 +485,20 @@ def test_what_the_other_purposes_wrap_moves_when_their_versions_are_retired(
     joined = service.services.rejoin.run()
     assert (joined.epoch, joined.joined, joined.shut) == (2, 1, 0)
     assert content(service, document) == b"catalogued"
+
+
+def test_a_retirement_waits_for_both_sites_to_hold_the_catalogue(service: RunningService) -> None:
+    document = upload(service.demo, b"kept")
+    service.admin.post("/v1/keys/documents/rotate")
+    run_job(service, "/v1/keys/documents/rewrap")
+    with site_b_away(service):
+        assert service.admin.post("/v1/keys/documents/retire").status_code == 503
+        assert kek(service)["oldest_kept"] == 1
+        service.services.keks.reconcile()  # as the next start does, which must not need both sites
+        assert kek(service)["oldest_kept"] == 1
+    assert service.admin.post("/v1/keys/documents/retire").json()["oldest_kept"] == 2
+    service.services.unwrap_cache.purge()
+    assert content(service, document) == b"kept"
 
 
 def test_nothing_is_destroyed_while_a_site_is_away(
