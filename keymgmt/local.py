@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -45,11 +46,11 @@ class LocalKeyring(KeyProvider):
     """KEKs from the keyring file at `path`, which is never made here: see `create_keyring`.
 
     Beside what the protocol names, every method raises `KeyringDamaged` once the file is not what the
-    root key sealed.
+    root key sealed, and `KeyServiceUnavailable` while anybody but its owner may use it.
     """
 
     def __init__(self, path: Path, root_key: RootKey) -> None:
-        """Raises: KeyringDamaged; KeyServiceUnavailable if there is no such file."""
+        """Raises: KeyringDamaged; KeyServiceUnavailable if there is no such file, or not a private one."""
         self._file = _KeyringFile(path, root_key)
         self._file.read()
 
@@ -161,7 +162,9 @@ class _KeyringFile:
 
     def _load(self) -> tuple[_Stamp, Keyring]:
         with _translated(self._path), self._path.open("rb") as file:
-            stamp = _Stamp.of(os.fstat(file.fileno()))
+            status = os.fstat(file.fileno())
+            _refuse_if_shared(self._path, status)
+            stamp = _Stamp.of(status)
             content = file.read()
         return stamp, unseal(content, self._root_key)
 
@@ -197,6 +200,15 @@ def _translated(path: Path) -> Iterator[None]:
         yield
     except OSError as exc:
         raise KeyServiceUnavailable(f"keyring {path} cannot be used: {exc.strerror}") from exc
+
+
+def _refuse_if_shared(path: Path, status: os.stat_result) -> None:
+    """Sealed or not: who can write it puts an older copy back, and copies outlive what is destroyed in it."""
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise KeyServiceUnavailable(
+            f"keyring {path} has mode {mode:04o}, so others can use it: run `chmod 0600` on it"
+        )
 
 
 def _of(keks: Mapping[str, Kek], name: str) -> Kek:

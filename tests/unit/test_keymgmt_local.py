@@ -98,6 +98,17 @@ def test_the_file_is_private_and_nothing_lies_about(path: Path) -> None:
     assert sorted(file.name for file in path.parent.iterdir()) == ["keyring", "keyring.lock"]
 
 
+@pytest.mark.parametrize("mode", [0o604, 0o640, 0o660, 0o602, 0o777])
+def test_a_keyring_that_others_may_use_is_refused_also_while_running(path: Path, mode: int) -> None:
+    running = LocalKeyring(path, ROOT_KEY)
+    path.chmod(mode)
+    for attempt in (running.check, lambda: LocalKeyring(path, ROOT_KEY)):
+        with pytest.raises(KeyServiceUnavailable, match="chmod 0600"):
+            attempt()
+    path.chmod(0o400)
+    running.check()
+
+
 def test_making_a_keyring_again_leaves_the_first_one(path: Path) -> None:
     before = path.read_bytes()
     create_keyring(path, RootKey.generate())
