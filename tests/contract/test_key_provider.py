@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from threading import Timer
 from uuid import uuid4
 
 import pytest
@@ -13,11 +16,13 @@ from keymgmt.errors import (
     DecryptionFailed,
     KeyManagementError,
     KeyNotFound,
+    KeyServiceUnavailable,
     KeyVersionRetired,
 )
 from keymgmt.local import LocalKeyring, create_keyring
 from keymgmt.provider import BoundKey, KeyProvider, KeyState, WrappedKey
 from keymgmt.rootkey import RootKey
+from keymgmt.transit import TransitProvider
 from tests.servers.kms import VaultServer
 
 CONTEXT = b"context of one document"
@@ -328,6 +333,120 @@ def test_every_operation_on_a_missing_key_says_so(
         operation(provider, name)
     assert refused.value.kek == name
     assert isinstance(refused.value, KeyManagementError)
+
+
+# A KMS that cannot, or may not, answer
+
+
+@contextmanager
+def without_keyring(path: Path) -> Iterator[None]:
+    aside = path.rename(path.with_name("aside"))
+    yield
+    aside.rename(path)
+
+
+@contextmanager
+def readable_by_others(path: Path) -> Iterator[None]:
+    path.chmod(0o644)
+    yield
+    path.chmod(0o600)
+
+
+@contextmanager
+def sealed(vault: VaultServer) -> Iterator[None]:
+    vault.seal()
+    try:
+        yield
+    finally:
+        vault.unseal()
+
+
+@contextmanager
+def without_a_policy(vault: VaultServer, provider: TransitProvider) -> Iterator[None]:
+    vault.set_policy("nothing", 'path "sys/capabilities-self" { capabilities = ["update"] }')
+    session, provider._session = provider._session, vault.session("nothing")
+    yield
+    provider._session = session
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Another process changes the keyring, for a second."""
+    with path.with_name(path.name + ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        timer = Timer(1, lambda: fcntl.flock(file, fcntl.LOCK_UN))
+        timer.start()
+        yield
+        timer.join()
+
+
+@contextmanager
+def hanging(vault: VaultServer) -> Iterator[None]:
+    """It answers nothing, for a second."""
+    vault.hang()
+    timer = Timer(1, vault.go_on)
+    timer.start()
+    yield
+    timer.join()
+
+
+@pytest.fixture
+def trouble(
+    request: pytest.FixtureRequest, provider: KeyProvider, tmp_path: Path
+) -> Callable[[str], AbstractContextManager[None]]:
+    """By name, with either kind of KMS."""
+    keyring = tmp_path / "keyring"
+
+    def named(name: str) -> AbstractContextManager[None]:
+        if isinstance(provider, LocalKeyring):
+            local = {"away": without_keyring, "denied": readable_by_others, "slow": locked}
+            return local[name](keyring)
+        assert isinstance(provider, TransitProvider)
+        vault: VaultServer = request.getfixturevalue("vault")
+        if name == "denied":
+            return without_a_policy(vault, provider)
+        return {"away": sealed, "slow": hanging}[name](vault)
+
+    return named
+
+
+@pytest.mark.parametrize("name", ["away", "denied"])
+def test_a_kms_that_is_away_or_refuses_us_says_so_and_nothing_is_changed(
+    provider: KeyProvider,
+    kek: str,
+    trouble: Callable[[str], AbstractContextManager[None]],
+    name: str,
+) -> None:
+    data_key, wrapped = provider.generate_data_key(kek, CONTEXT)
+    bound = [BoundKey(wrapped, CONTEXT)]
+    operations: list[Callable[[], object]] = [
+        provider.check,
+        lambda: provider.create_key(f"{kek}-new"),
+        lambda: provider.describe(kek),
+        lambda: provider.generate_data_key(kek, CONTEXT),
+        lambda: provider.wrap(kek, CONTEXT, data_key),
+        lambda: provider.unwrap(kek, CONTEXT, wrapped),
+        lambda: provider.unwrap_batch(kek, bound),
+        lambda: provider.rewrap_batch(kek, bound),
+        lambda: provider.rotate(kek),
+        lambda: provider.retire(kek, below=1),
+        lambda: provider.trim(kek),
+        lambda: provider.destroy_key(kek),
+    ]
+    with trouble(name):
+        for operation in operations:
+            with pytest.raises(KeyServiceUnavailable):
+                operation()
+    assert provider.describe(kek) == KeyState(kek, latest=1, oldest_usable=1, oldest_kept=1)
+    assert raw(provider.unwrap(kek, CONTEXT, wrapped)) == raw(data_key)
+
+
+def test_what_a_slow_kms_is_asked_is_done_once_it_answers(
+    provider: KeyProvider, kek: str, trouble: Callable[[str], AbstractContextManager[None]]
+) -> None:
+    with trouble("slow"):
+        assert provider.rotate(kek) == 2
+    assert provider.describe(kek).latest == 2
 
 
 def test_a_provider_that_can_wrap_passes_its_check(provider: KeyProvider) -> None:

@@ -165,6 +165,20 @@ def test_a_secret_id_that_is_used_up_says_what_to_do(vault: VaultServer) -> None
         keys.check()
 
 
+def test_a_secret_id_that_expired_is_missed_at_the_next_login_only(vault: VaultServer) -> None:
+    role_id, secret_id = vault.role("service")
+    keys = TransitProvider(
+        TransitSession(vault.address, role_id=role_id, secret_id=lambda: secret_id)
+    )
+    keys.check()
+    vault.expire_secret_id(secret_id)
+    keys.check()
+    vault.revoke_all_tokens()
+    with pytest.raises(KeyServiceUnavailable, match="new secret id") as refused:
+        keys.check()
+    assert secret_id not in everything_said(refused.value)
+
+
 def test_a_replaced_secret_id_counts_at_the_next_login(vault: VaultServer) -> None:
     role_id, good = vault.role("service")
     found = ["wrong"]
@@ -401,6 +415,24 @@ def test_a_data_key_of_another_size_is_refused(
         keys.generate_data_key(KEK, CONTEXT)
     with pytest.raises(DecryptionFailed):
         keys.unwrap(KEK, CONTEXT, WrappedKey("vault:v1:AAAA"))
+
+
+def test_mount_and_namespace_are_in_every_request() -> None:
+    """Only OpenBao and the enterprise edition know namespaces, so no real one can be asked here."""
+
+    def respond(request: Request) -> bytes:
+        return said_as(200, LOGIN if request.target.endswith("login") else {"data": STATE})
+
+    with canned(respond) as server:
+        session = TransitSession(
+            f"http://{server.endpoint}", role_id="r", secret_id=lambda: "s", namespace="archive/b"
+        )
+        TransitProvider(session, mount="keys/transit").describe(KEK)
+    assert [request.target for request in server.requests] == [
+        "/v1/auth/approle/login",
+        f"/v1/keys/transit/keys/strongroom-{KEK}",
+    ]
+    assert {request.headers["x-vault-namespace"] for request in server.requests} == {"archive/b"}
 
 
 def test_only_what_may_be_repeated_is_repeated(

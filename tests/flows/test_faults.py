@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,12 +20,14 @@ from sqlalchemy import text
 from typing_extensions import override
 
 from api.bootstrap import build
+from api.doctor import _examine_running
 from api.embedded import EmbeddedPostgres
 from api.settings import Settings
+from keymgmt.transit import TransitProvider
 from migrations.run import upgrade
 from tests.api.helpers import named, upload
 from tests.running import RunningService, running
-from tests.servers.kms import VaultServer
+from tests.servers.kms import POLICIES, VaultServer
 from vault.database import Database, PreparedStatement
 from vault.errors import DatabaseUnavailable
 
@@ -128,10 +133,54 @@ def test_without_the_kms_nothing_is_stored_and_only_what_was_just_read_is_read(
         assert is_unavailable(missed, "keys-unavailable")
         ready = httpx.get(f"{service.url}/readyz", trust_env=False, timeout=30)
         assert ready.json()["dependencies"]["keys"] == "KeyServiceUnavailable"
+        assert 'strongroom_dependency_up{name="keys"} 0.0' in metrics(service)
     finally:
         mend()
     assert service.demo.get(f"/v1/documents/{unread['id']}/content").content == b"unread"
     upload(service.demo, b"it takes documents again")
+    assert httpx.get(f"{service.url}/readyz", trust_env=False).status_code == 200
+    assert 'strongroom_dependency_up{name="keys"} 1.0' in metrics(service)
+
+
+def metrics(service: RunningService) -> str:
+    return httpx.get(f"{service.url}/metrics", trust_env=False).text
+
+
+@pytest.mark.parametrize("kms", ["transit"], indirect=True)
+def test_a_kms_that_takes_five_seconds_delays_uploads_and_not_what_was_just_read(
+    service: RunningService, vault: VaultServer
+) -> None:
+    read = upload(service.demo, b"read")
+    path = f"/v1/documents/{read['id']}/content"
+    assert service.demo.get(path).content == b"read"
+    vault.hang()
+    timer = threading.Timer(5, vault.go_on)
+    timer.start()
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(upload, service.demo, b"slow")
+        began = time.monotonic()
+        assert service.demo.get(path).content == b"read"
+        assert time.monotonic() - began < 2
+        assert not slow.done()
+        document = slow.result()
+    timer.join()
+    assert service.demo.get(f"/v1/documents/{document['id']}/content").content == b"slow"
+
+
+@pytest.mark.parametrize("kms", ["transit"], indirect=True)
+def test_doctor_names_the_permission_that_the_policy_lacks(
+    service: RunningService, vault: VaultServer
+) -> None:
+    rules = (POLICIES / "service.hcl").read_text(encoding="utf-8")
+    lines = [line for line in rules.splitlines() if "transit/rewrap/" not in line]
+    vault.set_policy("lacks-rewrap", "\n".join(lines))
+    keys = service.services.keys
+    assert isinstance(keys, TransitProvider)
+    keys._session = vault.session("lacks-rewrap")
+    wrong = [finding for finding in _examine_running(service.services) if not finding.ok]
+    assert [finding.about for finding in wrong] == ["kms-policy"]
+    assert f"update on transit/rewrap/{keys._prefix}documents" in wrong[0].words
+    assert "datakey" not in wrong[0].words
 
 
 @pytest.mark.parametrize("kms", ["transit"], indirect=True)

@@ -49,6 +49,7 @@ class VaultServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._unseal_key = ""
         self._root_token = ""
+        self._roles: dict[str, str] = {}
         (folder / "raft").mkdir()
         (folder / "config.hcl").write_text(
             _CONFIG.format(
@@ -122,7 +123,13 @@ class VaultServer:
         given = {"token_ttl": "1h", "token_no_default_policy": True, **options}
         approle.create_or_update_approle(name, token_policies=list(policies), **given)
         role_id = approle.read_role_id(name)["data"]["role_id"]
-        return role_id, approle.generate_secret_id(name)["data"]["secret_id"]
+        secret_id = approle.generate_secret_id(name)["data"]["secret_id"]
+        self._roles[secret_id] = name
+        return role_id, secret_id
+
+    def expire_secret_id(self, secret_id: str) -> None:
+        """At once. A time to live ends in the same way, but the KMS gets round to it once a minute."""
+        self._root().auth.approle.destroy_secret_id(self._roles[secret_id], secret_id)
 
     def set_policy(self, name: str, rules: str) -> None:
         """A policy of a test's own, or a replacement."""
