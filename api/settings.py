@@ -129,6 +129,7 @@ class KmsSettings(BaseModel):
         address, mount, namespace, ca_file, roles: of Transit.
         key_prefix: of the KEKs' names in Transit, so that several vaults can share a mount.
         rotate_every_days: age at which the worker rotates the KEK `documents` and rewraps; None: never.
+        retire_after_days: age of its newest version at which the worker destroys all others; None: never.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -143,6 +144,7 @@ class KmsSettings(BaseModel):
     key_prefix: str = "strongroom-"
     roles: KmsRoles = KmsRoles()
     rotate_every_days: Annotated[int | None, Field(ge=1, le=3650)] = None
+    retire_after_days: Annotated[int | None, Field(ge=1, le=3650)] = None
 
     @model_validator(mode="after")
     def _usable(self) -> Self:

@@ -79,26 +79,31 @@ class Worker:
             thread.join()
 
     def housekeep(self) -> None:
-        """One round of sweep, purge and expiry. Raises: DatabaseUnavailable."""
+        """One round of sweep, purge, expiry and the keys' schedule.
+
+        Raises: DatabaseUnavailable, KeyServiceUnavailable, StoreError.
+        """
         self._services.sweep.run()
         purged = self._services.purge.run(clock.now())
         if purged:
             _log.info("purged %d documents", purged)
         self._services.idempotency.expire()
-        self._rotate_when_due()
         metrics.BACKLOG.clear()
         for row in self._services.journal.backlog():
             metrics.BACKLOG.labels(row.site, row.operation, row.reason).set(row.waiting)
+        self._rotate_and_retire_when_due()
 
     def watch_sites(self) -> None:
         """One look at the sites. Raises: DatabaseUnavailable."""
         self._services.sites.watch.look(clock.now())
 
-    def _rotate_when_due(self) -> None:
-        days = self._services.settings.kms.rotate_every_days
-        if days is not None and self._services.keks.rotate_when_due(timedelta(days=days)):
+    def _rotate_and_retire_when_due(self) -> None:
+        kms, keks = self._services.settings.kms, self._services.keks
+        if kms.rotate_every_days and keks.rotate_when_due(timedelta(days=kms.rotate_every_days)):
             with suppress(JobUnderWay):
                 self._services.jobs.start(None, JobKind.REWRAP)
+        if kms.retire_after_days:
+            keks.retire_when_due(timedelta(days=kms.retire_after_days))
 
     def _lane(self, bulks: tuple[Bulk, ...]) -> ReplicationWorker:
         services = self._services

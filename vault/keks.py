@@ -158,6 +158,27 @@ class Keks:
         self.rotate(None, Purpose.DOCUMENTS)
         return True
 
+    def retire_when_due(self, after: timedelta) -> bool:
+        """Retire all versions of the KEK `documents` but the newest, if that is older than `after`.
+
+        While documents are under one of them it does nothing; whether it did.
+
+        Raises: KeyServiceUnavailable, DatabaseUnavailable, StoreError.
+        """
+        query = select(
+            (func.count() > 1) & (func.max(kek_versions.c.created_at) < func.now() - literal(after))
+        )
+        if not self._database.execute(query, {})[0][0]:
+            return False
+        try:
+            self.retire(None, Purpose.DOCUMENTS)
+        except KeyVersionInUse:
+            _log.warning(
+                "KEK versions are due to be retired, and in use: run `strongroom key rewrap`"
+            )
+            return False
+        return True
+
     def reconcile(self) -> None:
         """At the start: see that KMS and database tell the same story.
 

@@ -68,9 +68,20 @@ def rotate_signing(context: typer.Context, as_json: AsJson = False) -> None:
 
 
 @key.command("rewrap")
-def rewrap(context: typer.Context, no_wait: NoWait = False, as_json: AsJson = False) -> None:
-    """Move every data key under the newest version; objects stay. Example: strongroom key rewrap"""
-    run_job(context, as_json, "/v1/keys/documents/rewrap", "rewrap", no_wait=no_wait)
+def rewrap(
+    context: typer.Context,
+    purpose: Purpose = "documents",
+    no_wait: NoWait = False,
+    as_json: AsJson = False,
+) -> None:
+    """Move every data key under the newest version; objects stay. Example: strongroom key rewrap
+
+    What other purposes wrap is little, and moves when their versions are retired.
+    """
+    if _checked(purpose) != "documents":
+        typer.echo(f"strongroom: what {purpose} wraps moves with `key retire {purpose}`", err=True)
+        raise typer.Exit(COULD_NOT_RUN)
+    run_job(context, as_json, f"/v1/keys/{purpose}/rewrap", "rewrap", no_wait=no_wait)
 
 
 @key.command("retire")

@@ -278,7 +278,8 @@ def test_a_drill_is_followed_to_its_end_and_fails_if_a_key_does_not_open(
 
 
 def test_a_job_can_be_left_stopped_and_resumed(admin: Cli, service: RunningService) -> None:
-    job = admin.json("key", "rewrap", "--no-wait")
+    assert "key retire log" in admin.run("key", "rewrap", "log", exit_code=2).stderr
+    job = admin.json("key", "rewrap", "documents", "--no-wait")
     assert admin.json("job", "stop", job["id"])["state"] == "stopped"
     with working_off_jobs(service):
         assert admin.json("job", "resume", job["id"])["state"] == "done"

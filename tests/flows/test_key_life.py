@@ -18,11 +18,13 @@ from sqlalchemy.exc import IntegrityError
 
 from api.bootstrap import build
 from api.embedded import DatabaseUrls, EmbeddedPostgres
+from api.worker import Worker
 from keymgmt.dsse import open_envelope
 from keymgmt.errors import DecryptionFailed, KeyVersionRetired
 from keymgmt.provider import Purpose, WrappedKey
 from keymgmt.signing import VerifyingKey
 from tests.api.helpers import named, upload
+from tests.api.test_damage import object_file
 from tests.flows.epochs import LATER, make_due, purged, run_job, site_b_away, snapshot
 from tests.running import RunningService
 from vault import clock
@@ -60,7 +62,7 @@ def test_rotated_rewrapped_and_retired_documents_still_open(
     service: RunningService, owner: Engine
 ) -> None:
     documents = [upload(service.demo, b"%d" % number) for number in range(5)]
-    before = wrapped_keys(owner)
+    before, objects = wrapped_keys(owner), untouched(service, documents)
     assert service.admin.post("/v1/keys/documents/rotate").json()["latest"] == 2
     assert kek(service)["in_use"] == {"1": 5}
     ended = run_job(service, "/v1/keys/documents/rewrap")
@@ -73,6 +75,13 @@ def test_rotated_rewrapped_and_retired_documents_still_open(
     assert [content(service, each) for each in documents] == [b"%d" % n for n in range(5)]
     after = wrapped_keys(owner)
     assert all(after[document] != before[document] for document in before)
+    assert untouched(service, documents) == objects
+
+
+def untouched(service: RunningService, documents: list[dict[str, Any]]) -> list[tuple[int, int]]:
+    """What any write to an object would change."""
+    states = [object_file(service, document).stat() for document in documents]
+    return [(state.st_ino, state.st_ctime_ns) for state in states]
 
 
 def test_a_version_in_use_is_not_retired(service: RunningService) -> None:
@@ -177,6 +186,36 @@ def test_the_schedule_rotates_what_is_old_enough(service: RunningService, owner:
     assert keks.rotate_when_due(timedelta(days=90))
     assert not keks.rotate_when_due(timedelta(days=90))
     assert kek(service)["latest"] == 2
+
+
+def test_the_worker_rotates_rewraps_and_retires_by_schedule(
+    service: RunningService, owner: Engine
+) -> None:
+    document, services = upload(service.demo, b"kept"), service.services
+    kms = services.settings.kms.model_copy(update={"rotate_every_days": 90, "retire_after_days": 7})
+    settings = services.settings.model_copy(update={"kms": kms})
+    worker = Worker(replace(services, settings=settings))
+
+    def age(days: int) -> None:
+        with owner.begin() as connection:
+            older = f"UPDATE kek_versions SET created_at = created_at - interval '{days} days'"
+            connection.execute(text(older))
+
+    worker.housekeep()
+    assert kek(service)["latest"] == 1
+    age(91)
+    worker.housekeep()
+    assert (kek(service)["latest"], kek(service)["in_use"]) == (2, {"1": 1})
+    age(8)
+    worker.housekeep()
+    assert kek(service)["oldest_kept"] == 1, "a version in use was destroyed"
+    assert services.job_runner.run_one()
+    worker.housekeep()
+    assert (kek(service)["oldest_kept"], kek(service)["in_use"]) == (2, {"2": 1})
+    worker.housekeep()
+    assert kek(service)["latest"] == 2
+    services.unwrap_cache.purge()
+    assert content(service, document) == b"kept"
 
 
 def test_an_older_wrapped_key_put_back_from_a_backup_is_refused(
