@@ -46,12 +46,12 @@ def run(world: World, plan: Plan) -> Iterator[Result]:
     """Rewrap, drill and shred `plan.keys` keys; then what the KMS costs an upload and a read."""
     database = world.database()
     with (
-        _vault(world.folder) as vault,
-        _services(database, vault, world.folder) as services,
-        _engine(database.owner) as owner,
+        vault_server(world.folder) as vault,
+        key_services(database, vault, world.folder) as services,
+        owner_engine(database.owner) as owner,
     ):
         session = vault.session("service")
-        _fill(services.vault_id, PREFIX, owner, session, plan.keys)
+        fill(services.vault_id, PREFIX, owner, session, plan.keys)
         yield from _rewraps(services, session, plan)
         yield from _round_trips(services, session)
         yield _uploads_beside_a_rewrap(world, vault, plan)
@@ -62,10 +62,10 @@ def _rewraps(services: Services, session: TransitSession, plan: Plan) -> Iterato
     for _ in range(plan.rounds):
         services.keks.rotate(None, Purpose.DOCUMENTS)
         bare = _bare_seconds(services, session, "rewrap")
-        rewraps.append((bare, _job_seconds(services, JobKind.REWRAP)))
+        rewraps.append((bare, job_seconds(services, JobKind.REWRAP)))
         bare = _bare_seconds(services, session, "decrypt")
-        drills.append((bare, _job_seconds(services, JobKind.DRILL)))
-        epochs.append((rewraps[-1][1], _job_seconds(services, JobKind.SHRED)))
+        drills.append((bare, job_seconds(services, JobKind.DRILL)))
+        epochs.append((rewraps[-1][1], job_seconds(services, JobKind.SHRED)))
     count, bare_calls = f"{plan.keys:,} data keys", f"floor: bare calls of {BARE_BATCH}"
     yield _slower(f"rewrap of {count}; {bare_calls}", rewraps, 4)
     yield _slower(f"drill over {count}; {bare_calls}", drills, 3)
@@ -108,7 +108,7 @@ def _uploads_beside_a_rewrap(world: World, vault: VaultServer, plan: Plan) -> Re
     with world.service(worker=True, **_kms_environment(world.folder, vault, prefix)) as service:
         with service.owner.connect() as connection:
             vault_id = connection.execute(text("SELECT vault_id FROM vault_identity")).scalar_one()
-        _fill(vault_id, prefix, service.owner, vault.session("service"), plan.keys)
+        fill(vault_id, prefix, service.owner, vault.session("service"), plan.keys)
         _slowest(service, 1.0)
         alone = _slowest(service, 2 * plan.small_seconds)
         with service.client(service.process.admin_key) as admin:
@@ -164,7 +164,8 @@ def _milliseconds(act: Callable[[], object]) -> float:
     return median(taken)
 
 
-def _job_seconds(services: Services, kind: JobKind) -> float:
+def job_seconds(services: Services, kind: JobKind) -> float:
+    """How long a job takes from its start to its end."""
     services.jobs.start(None, kind)
     began = time.perf_counter()
     assert services.job_runner.run_one()
@@ -198,7 +199,7 @@ def _wrapped_keys(services: Services) -> WrappedKeys:
     return WrappedKeys(services.database, services.vault_id)
 
 
-def _fill(vault_id: UUID, prefix: str, owner: Engine, session: TransitSession, keys: int) -> None:
+def fill(vault_id: UUID, prefix: str, owner: Engine, session: TransitSession, keys: int) -> None:
     """Documents with one version each, whose keys are wrapped as an upload's would be."""
     for _ in range(0, keys, BARE_BATCH):
         made = [_NewKey.of(vault_id) for _ in range(BARE_BATCH)]
@@ -241,14 +242,16 @@ def _encoded(raw: bytes) -> str:
 
 
 @contextmanager
-def _engine(url: str) -> Iterator[Engine]:
+def owner_engine(url: str) -> Iterator[Engine]:
+    """An engine, for as long as the block runs."""
     engine = create_engine(url)
     yield engine
     engine.dispose()
 
 
 @contextmanager
-def _vault(folder: Path) -> Iterator[VaultServer]:
+def vault_server(folder: Path) -> Iterator[VaultServer]:
+    """A real Vault, ready."""
     binary = built("vault")
     if binary is None:
         raise SystemExit("bench: there is no Vault; `make servers` builds it")
@@ -262,7 +265,7 @@ def _vault(folder: Path) -> Iterator[VaultServer]:
 
 
 @contextmanager
-def _services(database: DatabaseUrls, vault: VaultServer, folder: Path) -> Iterator[Services]:
+def key_services(database: DatabaseUrls, vault: VaultServer, folder: Path) -> Iterator[Services]:
     """The service's own flows over folders and Transit; jobs run in this process."""
     role_id, secret_id = vault.role("service")
     secret_id_file = folder / "secret-id"

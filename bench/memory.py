@@ -47,15 +47,15 @@ def _growth(
     _warm_up(service)
     process = psutil.Process(service.pid)
     idle = _resident_mib(process)
-    by_one = _peak_mib(process, one, 1) - idle
-    by_several = _peak_mib(process, several, IN_FLIGHT) - idle
+    by_one = peak_mib(process, one, 1) - idle
+    by_several = peak_mib(process, several, IN_FLIGHT) - idle
     further = (by_several - by_one) / (IN_FLIGHT - 1)
     for count, grown, limit in (("one", by_one, 48), ("each further", further, 32)):
         line = f"memory grown by {count} {what} in flight; floor: idle"
         yield Result(line, "MiB", idle, grown, target=at_most(limit))
 
 
-def _peak_mib(process: psutil.Process, work: Callable[[], None], count: int) -> float:
+def peak_mib(process: psutil.Process, work: Callable[[], None], count: int) -> float:
     """The most that was resident at any sample while `work` ran `count` times at once."""
     done = threading.Event()
     with ThreadPoolExecutor(count + 1) as pool:

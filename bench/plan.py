@@ -20,6 +20,7 @@ class Plan:
         memory_bytes: a document in flight while memory is watched; a multiple of 40 MiB.
         documents: how many the long list holds.
         keys: data keys to rewrap, drill and shred; a multiple of 1,000.
+        many_keys: for how the time grows; likewise.
     """
 
     rounds: int
@@ -28,7 +29,8 @@ class Plan:
     memory_bytes: int
     documents: int
     keys: int
+    many_keys: int
 
 
-FULL: Final = Plan(5, 1 * GIB, 3.0, 5 * GIB, 1_000_000, 100_000)
-QUICK: Final = Plan(3, 256 * MIB, 1.0, 640 * MIB, 100_000, 10_000)
+FULL: Final = Plan(5, 1 * GIB, 3.0, 5 * GIB, 1_000_000, 100_000, 1_000_000)
+QUICK: Final = Plan(3, 256 * MIB, 1.0, 640 * MIB, 100_000, 10_000, 100_000)
