@@ -45,15 +45,29 @@ WORK: Final = (
 )
 
 
+@pytest.fixture
+def kms(request: pytest.FixtureRequest) -> KmsSettings | None:
+    """None: the local keyring, which each home has of its own."""
+    found: KmsSettings | None = request.param and request.getfixturevalue(request.param)
+    return found
+
+
 @pytest.mark.parametrize(
-    ("loops", "seed"), [(4, 20_260_401), pytest.param(100, 20_260_402, marks=pytest.mark.soak)]
+    ("kms", "loops", "seed"),
+    [
+        (None, 4, 20_260_401),
+        ("transit", 2, 20_260_403),
+        pytest.param(None, 100, 20_260_402, marks=pytest.mark.soak),
+        pytest.param("transit", 100, 20_260_404, marks=pytest.mark.soak),
+    ],
+    indirect=["kms"],
 )
 def test_a_kill_during_work_on_keys_loses_no_document(
-    tmp_path: Path, loops: int, seed: int
+    tmp_path: Path, kms: KmsSettings | None, loops: int, seed: int
 ) -> None:
     print(f"seed {seed}")
     random, kept, private = Random(seed), {}, RecoveryPrivateKey.generate()
-    with ServeProcess(tmp_path) as serve:
+    with ServeProcess(tmp_path, environment=_environment(kms)) as serve:
         with serve.client(serve.admin_key) as admin:
             rules = {"name": "short-lived", "retention_days": 0, "bin_days": 0}
             assert admin.post("/v1/classes", json=rules).status_code == 201
@@ -83,7 +97,8 @@ def test_a_kill_during_work_on_keys_loses_no_document(
         assert found == kept
         serve.stop()
         assert _recovered(serve.home, private) == kept
-        named = _named_by_a_drill(serve, tmp_path / "before", len(set(known) & set(kept)))
+        again = kms or KmsSettings(key_file=serve.root_key_file)
+        named = _named_by_a_drill(serve, again, tmp_path / "before", len(set(known) & set(kept)))
         assert named == set(known) & set(gone)
 
 
@@ -135,13 +150,27 @@ def _copy(folder: Path, to: Path) -> None:
     subprocess.run(["cp", "-a", str(folder), str(to)], check=True)
 
 
-def _named_by_a_drill(serve: ServeProcess, database: Path, expected: int) -> set[str]:
+def _environment(kms: KmsSettings | None) -> dict[str, str]:
+    if kms is None or kms.roles.service is None:
+        return {}
+    return {
+        "STRONGROOM_KMS__KIND": kms.kind,
+        "STRONGROOM_KMS__ADDRESS": str(kms.address),
+        "STRONGROOM_KMS__KEY_PREFIX": kms.key_prefix,
+        "STRONGROOM_KMS__ROLES__SERVICE__ROLE_ID": kms.roles.service.role_id,
+        "STRONGROOM_KMS__ROLES__SERVICE__SECRET_ID_FILE": str(kms.roles.service.secret_id_file),
+    }
+
+
+def _named_by_a_drill(
+    serve: ServeProcess, kms: KmsSettings, database: Path, expected: int
+) -> set[str]:
     """The documents of a restored copy whose keys do not open; `expected` ones do."""
     home = serve.home.with_name("restored")
     _copy(serve.home, home)
     shutil.rmtree(home / "postgres")
     _copy(database, home / "postgres")
-    with build(Settings(home=home, kms=KmsSettings(key_file=serve.root_key_file))) as restored:
+    with build(Settings(home=home, kms=kms)) as restored:
         assert restored.rejoin.run().joined == expected
         job = restored.jobs.start(None, JobKind.DRILL)
         assert restored.job_runner.run_one()
