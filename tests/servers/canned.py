@@ -19,11 +19,7 @@ class Request:
     method: str
     target: str
     body_size_bytes: int
-<<<<<<< HEAD
-    headers: dict[str, str]
-=======
-    headers: Mapping[str, str]
->>>>>>> 51aace0 (tests: the KMS's troubles by contract, slow by five seconds, and what doctor says)
+            left = size_bytes = int(headers.get("content-length", "0"))
 
 
 def answer(status: int, body: str = "", **headers: str) -> bytes:
