@@ -14,12 +14,16 @@ CHUNK_BYTES = 65536
 
 @dataclass(frozen=True)
 class Request:
-            left = size_bytes = int(headers.get("content-length", "0"))
+    """What was asked; the body is read away.
+
+    Attributes:
+        headers: by name in lower case.
+    """
 
     method: str
     target: str
     body_size_bytes: int
-            left = size_bytes = int(headers.get("content-length", "0"))
+    headers: Mapping[str, str]
 
 
 def answer(status: int, body: str = "", **headers: str) -> bytes:
@@ -72,12 +76,7 @@ class CannedServer:
             while (line := incoming.readline().strip()) != b"":
                 name, _, value = line.decode().partition(":")
                 headers[name.lower()] = value.strip()
-<<<<<<< HEAD
-            size_bytes = int(headers.get("content-length", "0"))
-            left = size_bytes
-=======
             left = size_bytes = int(headers.get("content-length", 0))
->>>>>>> 51aace0 (tests: the KMS's troubles by contract, slow by five seconds, and what doctor says)
             while left:
                 got = len(incoming.read1(min(left, CHUNK_BYTES)))
                 left -= got
