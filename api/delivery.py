@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from api import metrics
 from vault.contents import Content
-from vault.errors import IntegrityFailure
+from vault.errors import IntegrityFailure, VaultError
 from vault.objects.store import StoreError
 
 _log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Delivery(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
-        except (IntegrityFailure, StoreError) as exc:
+        except (VaultError, StoreError) as exc:
             # The answer has begun: all that can be said now is to end it before its length.
             _log.error("a download was cut short", exc_info=exc)
         finally:

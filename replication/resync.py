@@ -26,7 +26,7 @@ from vault.objects.store import ObjectMissing
 FIRST_BATCH: Final = 100
 """So small that copies begin at once."""
 
-LOOK_EVERY_SECONDS: Final = 0.5
+LOOK_EVERY_SECONDS: Final = 1.0
 
 
 class Resync:

@@ -24,10 +24,10 @@ from uuid import UUID
 from replication.companions import Companions
 from replication.leavings import Leavings
 from replication.merge import Difference, Finding, differences, windows
-from replication.reading import Reading, tally
+from replication.reading import CopyState, Reading, tally
 from vault import clock
 from vault.incidents import FoundBy, IncidentKind, Incidents, Loss
-from vault.inventory import Inventory
+from vault.inventory import BATCH, Inventory, Stored
 from vault.jobrun import JobRun
 from vault.journal import Reason
 from vault.objects.health import SiteHealth
@@ -161,17 +161,24 @@ class Scrub:
         )
         began = clock.now()
         while (left := share - progress.read_at(site)) > 0:
-            objects = self._inventory.unread_since(site, began, min(READ_AT_ONCE, left))
-            if not objects:
-                break
-            started = time.monotonic()
-            states = self._reading.read(site, objects, FoundBy.SCRUB)
-            progress.read(site, tally(states))
-            if not any(state.value == "verified" for state in states):
-                break  # the site is away: nothing moves to the end of the queue
-            seconds = sum(each.size_bytes for each in objects) / self._pace.bytes_per_second
-            self._rest(seconds, started)
+            objects = self._inventory.unread_since(site, began, min(BATCH, left))
+            if not any([self._read_some(site, some, progress) for some in _slices(objects)]):
+                break  # none is left, or the site is away
         progress.end("reading", site)
+
+    def _read_some(self, site: str, objects: Sequence[Stored], progress: _Progress) -> bool:
+        """Whether any was judged, and so left the queue."""
+        started = time.monotonic()
+        states = self._reading.read(site, objects, FoundBy.SCRUB)
+        progress.read(site, tally(states))
+        seconds = sum(each.size_bytes for each in objects) / self._pace.bytes_per_second
+        self._rest(seconds, started)
+        return any(state is not CopyState.UNREACHABLE for state in states)
+
+
+def _slices(objects: Sequence[Stored]) -> Iterator[Sequence[Stored]]:
+    for start in range(0, len(objects), READ_AT_ONCE):
+        yield objects[start : start + READ_AT_ONCE]
 
 
 class _Progress:

@@ -226,7 +226,12 @@ _VERIFIED = text(
     settled AS (
         DELETE FROM journal j USING found
         WHERE j.object_id = found.object_id AND j.site = :site AND j.operation = 'copy'
-          AND (j.lease IS NULL OR j.due_at < now()))
+          AND (j.lease IS NULL OR j.due_at < now())),
+    -- What could not be copied for want of a good source can be now.
+    unparked AS (
+        UPDATE journal j SET parked_at = NULL, attempts = 0, due_at = now()
+        FROM found WHERE j.object_id = found.object_id AND j.site <> :site
+                     AND j.operation = 'copy' AND j.parked_at IS NOT NULL)
     UPDATE incidents i SET resolved_at = now(), resolution = 'found whole'
     FROM found WHERE i.object_id = found.object_id AND i.site = :site AND i.resolved_at IS NULL"""
 )

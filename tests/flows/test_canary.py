@@ -140,7 +140,9 @@ def test_no_content_is_in_any_answer_but_the_document(exercised: Exercised) -> N
 
 
 def test_damage_is_counted_wherever_in_an_answer_it_is_found(exercised: Exercised) -> None:
-    counted = re.search(rb"^strongroom_integrity_failures_total (\S+)$", exercised.metrics, re.MULTILINE)
+    counted = re.search(
+        rb"^strongroom_integrity_failures_total (\S+)$", exercised.metrics, re.MULTILINE
+    )
     assert counted is not None
     assert float(counted[1]) >= 3  # the worker, which would repair them, may meet them too
 
