@@ -162,7 +162,8 @@ class Scrub:
         began = clock.now()
         while (left := share - progress.read_at(site)) > 0:
             objects = self._inventory.unread_since(site, began, min(BATCH, left))
-            if not any([self._read_some(site, some, progress) for some in _slices(objects)]):
+            judged = [self._read_some(site, some, progress) for some in _slices(objects)]
+            if not any(judged):
                 break  # none is left, or the site is away
         progress.end("reading", site)
 
