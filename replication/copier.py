@@ -62,8 +62,7 @@ class Copier:
     def delete(self, task: Task) -> None:
         """Remove the object and what was left of attempts to copy it. Raises: ObjectLocked, StoreError."""
         store, key = self.stores[task.site], object_key(task.object_id)
-        if task.upload_id is not None:
-            store.abort_pending(key, task.upload_id)
+        _drop_leftovers(store, key, kept=None)
         store.delete(key)
 
     def copy(self, task: Task, renew: Renew) -> None:
@@ -77,6 +76,8 @@ class Copier:
         assert task.sha256 is not None
         key = object_key(task.object_id)
         source, target = self.stores[self.source_of(task)], self.stores[task.site]
+        if task.attempts > 1:
+            _drop_leftovers(target, key, kept=task.upload_id)
         try:
             self._send(task, source, target, renew)
         except ObjectMissing as exc:
@@ -122,6 +123,13 @@ def _begin(task: Task, target: ObjectStore) -> PartUpload:
         with suppress(UploadMissing):
             return target.resume_parts(key, task.upload_id)
     return target.begin_parts(key, locked_until=task.locked_until)
+
+
+def _drop_leftovers(store: ObjectStore, key: str, *, kept: str | None) -> None:
+    """What a worker that was killed in mid-copy left open, but for the upload to go on with."""
+    for left in store.pending(key):
+        if left.upload_id != kept:
+            store.abort_pending(left.key, left.upload_id)
 
 
 def _keep(renew: Renew, upload_id: str | None) -> None:
