@@ -16,6 +16,7 @@ from api.home import HomeInUse, lock_home
 from api.settings import KmsKind, Settings, SettingsError, is_loopback
 from keymgmt.errors import KeyManagementError
 from keymgmt.provider import KeyProvider, Purpose
+from vault.database import Database
 from vault.errors import VaultError
 from vault.objects.store import StoreError
 from vault.recovery.epochs import RecoveryEpochs
@@ -44,6 +45,7 @@ class Finding:
 
 _REMEDY: Final = {
     "DatabaseUnavailable": "start PostgreSQL, or correct STRONGROOM_DATABASE_URL",
+    "NotReplicated": "bring PostgreSQL's standby back (docs/production.md); until then nothing is taken",
     "StoreUnavailable": "start the store, make room on it, or correct the site's endpoint or path",
     "StoreMisconfigured": "correct the site's bucket, object_lock, access_key and secret_key",
     "KeyServiceUnavailable": "bring the KMS, or the keyring file, back; unseal the KMS",
@@ -94,6 +96,8 @@ def _examine_running(services: Services) -> Iterator[Finding]:
     yield _recovery(services.recovery_epochs)
     if services.settings.is_embedded:
         yield Finding("database", ok=True, words="embedded: one copy; back up the home folder")
+    else:
+        yield _standby(services.database)
 
 
 def _transport(settings: Settings) -> Finding:
@@ -112,6 +116,22 @@ def _grants(services: Services) -> Finding:
         )
     found = ", ".join(f"{row.privilege_type} on {row.table_name}" for row in rows)
     return Finding("grants", ok=False, words=f"revoke {found} from the service's role")
+
+
+def _standby(database: Database) -> Finding:
+    try:
+        standby = database.standby()
+    except VaultError as exc:
+        return Finding("standby", ok=False, words=_with_remedy(exc))
+    if not standby.configured:
+        words = (
+            "PostgreSQL has no synchronous standby: what was acknowledged is lost with its server"
+        )
+        return Finding("standby", ok=True, words=words)
+    if not standby.streaming:
+        words = f"the synchronous standby is not connected; {_REMEDY['NotReplicated']}"
+        return Finding("standby", ok=False, words=words)
+    return Finding("standby", ok=True, words="connected; each commit waits for it")
 
 
 def _kms_policy(keys: KeyProvider) -> Finding:

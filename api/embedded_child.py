@@ -94,9 +94,14 @@ def path_of(descriptor: int) -> str:
 
 
 def start(
-    command: Sequence[str | Path], account: Account, *, log: IO[bytes], pass_fds: Sequence[int]
+    command: Sequence[str | Path],
+    account: Account,
+    *,
+    log: IO[bytes],
+    pass_fds: Sequence[int],
+    when_orphaned: signal.Signals = signal.SIGINT,
 ) -> subprocess.Popen[bytes]:
-    """Start a server that shuts down in order (SIGINT) should this process die.
+    """Start a server that gets `when_orphaned`, by default to shut down in order, should this process die.
 
     The kernel watches the calling *thread*: call from one that lives as long as the server must.
 
@@ -108,7 +113,7 @@ def start(
         stdout=log,
         stderr=log,
         pass_fds=pass_fds,
-        **_as_child(account, when_orphaned=signal.SIGINT),
+        **_as_child(account, when_orphaned=when_orphaned),
     )
 
 

@@ -105,6 +105,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     vault_errors.InvalidName: Problem(422, "invalid-name", "The name cannot be used"),
     vault_errors.InvalidInput: Problem(422, "invalid-input", "A value cannot be used"),
     vault_errors.IntegrityFailure: Problem(500, "integrity", "The stored document is damaged"),
+    vault_errors.NotReplicated: Problem(UNAVAILABLE, "not-replicated", "Not confirmed yet"),
     vault_errors.Unavailable: Problem(UNAVAILABLE, "unavailable", "Try again later"),
     vault_errors.SiteFenced: Problem(UNAVAILABLE, "site-fenced", "This site was failed over"),
     vault_errors.PeerAway: Problem(UNAVAILABLE, "peer-away", "The other site is away"),

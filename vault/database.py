@@ -1,8 +1,9 @@
 """The way to PostgreSQL: one engine, transactions, and foreign errors turned into ours.
 
-A flow owns its transaction and commits before it returns. Bound values never reach a message:
-SQLAlchemy hides parameters, and what PostgreSQL says of a failed statement is dropped here, since it
-quotes rows ("Key (name)=(…) already exists").
+A flow owns its transaction and commits before it returns; where PostgreSQL has a synchronous standby, the
+commit returns when the standby has it, or `NotReplicated` is raised (vault.commitwatch). Bound values never
+reach a message: SQLAlchemy hides parameters, and what PostgreSQL says of a failed statement is dropped here,
+since it quotes rows ("Key (name)=(…) already exists").
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg2
 from psycopg2 import errorcodes
 from psycopg2.errors import ForeignKeyViolation, UniqueViolation
 from psycopg2.extras import Json, NamedTupleCursor
-from sqlalchemy import Connection, Engine, Executable, Row, create_engine
+from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from vault.commitwatch import CommitWatch, listen
 from vault.errors import DatabaseUnavailable, VaultError
 
 _AWAY = (
@@ -29,6 +32,26 @@ _AWAY = (
     errorcodes.CLASS_TRANSACTION_ROLLBACK,
 )
 """SQLSTATE classes that mean "not now": connection, resources (disk full, too many), shutdown, deadlock."""
+
+COMMIT_SECONDS: Final = 10.0
+"""For a commit to reach disk and standby; a healthy one takes milliseconds."""
+
+WAITS_FOR_STANDBY: Final = """(current_setting('synchronous_standby_names') <> ''
+    AND current_setting('synchronous_commit') IN ('on', 'remote_apply'))"""
+"""For statements that have to know whether their own commit will be at a standby before it returns."""
+
+NOT_AT_STANDBY: Final = text("SET LOCAL synchronous_commit TO local")
+"""For a transaction whose loss with this server would do no harm: its commit waits for no standby."""
+
+_CONNECTION: Final = {
+    "connect_timeout": 3,
+    "application_name": "strongroom",
+    # A server whose machine or network is gone sends no reset; by default TCP notices after hours.
+    "keepalives_idle": 5,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,  # milliseconds
+}
 
 _PARAMETER: Final = re.compile(r"(?<!:):([a-z][a-z0-9_]*)")
 
@@ -51,6 +74,21 @@ class DanglingReference(DatabaseRefused):
     def __init__(self, sqlstate: str, constraint: str | None) -> None:
         super().__init__(sqlstate)
         self.constraint = constraint
+
+
+@dataclass(frozen=True)
+class Standby:
+    """The second PostgreSQL, as the primary sees it.
+
+    Attributes:
+        configured: each commit waits for a synchronous standby, or is not acknowledged.
+        streaming: such a standby is connected. To a role without `pg_monitor` PostgreSQL does not say
+            whether one that is has caught up, or is just being copied; a hung one counts until
+            `wal_sender_timeout`.
+    """
+
+    configured: bool
+    streaming: bool
 
 
 class PreparedStatement:
@@ -78,13 +116,17 @@ class PreparedStatement:
 class Database:
     """Connections to one PostgreSQL database under one role. Safe for threads."""
 
-    def __init__(self, url: str, *, connections: int = 32) -> None:
+    def __init__(
+        self, url: str, *, connections: int = 32, commit_seconds: float = COMMIT_SECONDS
+    ) -> None:
         """Opens nothing yet; the first use connects.
 
         Args:
-            url: SQLAlchemy URL of the role to act as.
+            url: SQLAlchemy URL of the role to act as. It may name several hosts.
             connections: most connections this process holds at a time.
+            commit_seconds: how long a commit waits for the standby, and for a server that hangs.
         """
+        self._watch = CommitWatch(commit_seconds)
         # A pool of its own for single statements: switching a connection's mode costs round trips.
         self._engine = _engine(url, connections // 2)
         self._autocommit = _engine(
@@ -98,17 +140,25 @@ class Database:
         Raises:
             DatabaseUnavailable: PostgreSQL is away; nothing was committed, or, if it went away
                 during the commit itself, it is not known whether it was.
+            NotReplicated: committed and visible here, but at no standby; not to be acknowledged.
             DatabaseRefused, DuplicateRow: it refused a statement.
         """
-        with _translated(), self._engine.begin() as connection:
+        # What raises leaves `connect`, which rolls back.
+        with _translated(), self._engine.connect() as connection:
             yield connection
+            with self._watch.over(connection.connection.driver_connection):
+                connection.commit()
 
     def execute(self, statement: Executable, parameters: dict[str, Any]) -> Sequence[Row[Any]]:
         """Run one statement as a transaction of its own, in a single round trip; returns its rows.
 
         Raises: as `transaction`.
         """
-        with _translated(), self._autocommit.connect() as connection:
+        with (
+            _translated(),
+            self._autocommit.connect() as connection,
+            self._watch.over(connection.connection.driver_connection),
+        ):
             result = connection.execute(statement, parameters)
             return result.fetchall() if result.returns_rows else []
 
@@ -127,11 +177,18 @@ class Database:
             if statement.name not in connection.info:
                 cursor.execute(statement.prepare)
                 connection.info[statement.name] = True
-            cursor.execute(statement.execute, statement.values(parameters))
+            with self._watch.over(connection.driver_connection):
+                cursor.execute(statement.execute, statement.values(parameters))
             return cursor.fetchall()
+
+    def standby(self) -> Standby:
+        """Whether commits wait for a standby, and whether one is there. Raises: DatabaseUnavailable."""
+        row = self.execute(_STANDBY, {})[0]
+        return Standby(configured=row.configured, streaming=row.configured and row.streaming)
 
     def dispose(self) -> None:
         """Close every pooled connection."""
+        self._watch.stop()
         self._engine.dispose()
         self._autocommit.dispose()
 
@@ -142,15 +199,24 @@ class Database:
 
 
 def _engine(url: str, connections: int, **options: Any) -> Engine:
-    return create_engine(
+    engine = create_engine(
         url,
         pool_size=connections,
         max_overflow=0,
         pool_timeout=5,
         hide_parameters=True,
-        connect_args={"connect_timeout": 3, "application_name": "strongroom"},
+        connect_args=_CONNECTION | {"options": _options(url)},
         **options,
     )
+    event.listen(engine, "connect", listen)
+    return engine
+
+
+def _options(url: str) -> str:
+    """The URL's own, and that the server tells its warnings, whatever is set for role or database."""
+    given = make_url(url).query.get("options", ())
+    own = given if isinstance(given, str) else " ".join(given)
+    return f"{own} -c client_min_messages=warning".strip()
 
 
 @contextmanager
@@ -177,3 +243,21 @@ def _own_error(exc: BaseException | None) -> VaultError:
     if isinstance(exc, ForeignKeyViolation):
         return DanglingReference(sqlstate, exc.diag.constraint_name)
     return DatabaseRefused(sqlstate)
+
+
+_STANDBY: Final = text(
+    rf"""
+    WITH names AS (
+        SELECT btrim(name, ' "') AS name
+        FROM regexp_split_to_table(
+            regexp_replace(lower(current_setting('synchronous_standby_names')),
+                           '^\s*(first|any)?\s*\d+\s*\(|\)\s*$', '', 'g'), ',') AS name)
+    SELECT {WAITS_FOR_STANDBY} AS configured,
+           EXISTS (
+               SELECT FROM pg_stat_replication
+               WHERE CASE WHEN state IS NULL  -- hidden from this role
+                          THEN EXISTS (SELECT FROM names WHERE name IN ('*', lower(application_name)))
+                          ELSE state = 'streaming' AND sync_state IN ('sync', 'quorum') END
+           ) AS streaming"""  # noqa: S608 (made of constants)
+)
+"""In the setting names stand as ``a, b`` or ``FIRST 1 (a, "b")`` or ``ANY 1 (*)``, and in any case."""

@@ -16,6 +16,7 @@ VaultError
 ├── IntegrityFailure            stored bytes or keys are not what the database says
 └── Unavailable                 try again later
     ├── DatabaseUnavailable
+    ├── NotReplicated           committed and visible, but at no standby: no acknowledgement
     ├── KekVersionGone          the KEK version of a new row was retired meanwhile
     ├── RecoveryOutdated        the recovery epoch of a new row is over, or not the newest
     ├── SiteFenced              this process's site was failed over to the other one
@@ -198,7 +199,7 @@ class IntegrityFailure(VaultError):
 
 
 class Unavailable(VaultError):
-    """A dependency is away; nothing was changed."""
+    """A dependency is away; nothing was changed, or a subclass says what."""
 
 
 class DatabaseUnavailable(Unavailable):
@@ -206,6 +207,16 @@ class DatabaseUnavailable(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("the database is not available")
+
+
+class NotReplicated(Unavailable):
+    """PostgreSQL's standby did not confirm a commit that is done here, and would be lost with this server."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "what you sent is stored here, but not confirmed by the standby database, so it does not count: "
+            "look again later, or send it again with the same Idempotency-Key"
+        )
 
 
 class KekVersionGone(Unavailable):

@@ -20,8 +20,8 @@ from uuid import UUID, uuid4
 from sqlalchemy import case, delete, func, insert, literal, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from vault.database import Database
-from vault.errors import VaultError
+from vault.database import NOT_AT_STANDBY, Database
+from vault.errors import NotReplicated, VaultError
 from vault.tables import processes, uploads
 
 HEARTBEAT_EVERY: Final = timedelta(seconds=10)
@@ -40,7 +40,7 @@ class UploadRows:
         self._database = database
         self._site = site
         self._reserved: deque[UUID] = deque()
-        self._lost: deque[UUID] = deque()
+        self._given_up: deque[UUID] = deque()
         self._reserving = threading.Lock()
         self._stopping = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="upload-heartbeat", daemon=True)
@@ -65,13 +65,13 @@ class UploadRows:
         self._stopping.set()
         self._heart.join()
         try:
-            self._mark_abandoned_lost_ones()
+            self._abandon_again()
             self._give_back_unused()
         except VaultError:
             _log.warning("upload rows of this process are left to the sweep")
 
     def take(self) -> UUID:
-        """A fresh object id whose upload row is committed. Raises: DatabaseUnavailable."""
+        """A fresh object id whose upload row is committed. Raises: DatabaseUnavailable, NotReplicated."""
         while True:
             try:
                 return self._reserved.popleft()
@@ -85,13 +85,17 @@ class UploadRows:
     def abandon(self, object_id: UUID) -> bool:
         """Give up an upload; True if its object is now nobody's and may be deleted.
 
-        False when the version was committed after all (a commit whose answer was lost), or when the
-        database cannot say: it is asked again with the next heartbeat.
+        False when the version was committed after all (a commit whose answer was lost, or that no standby
+        confirmed), or when the database cannot say. It waits for no standby; so all of it is asked again
+        after the next heartbeat, which does: the row may still be open at a standby that took over, and an
+        Idempotency-Key of the upload would look in use there.
         """
+        self._given_up.append(object_id)
         try:
-            rows = self._database.execute(_ABANDON.where(uploads.c.object_id == object_id), {})
+            with self._database.transaction() as connection:
+                connection.execute(NOT_AT_STANDBY)
+                rows = connection.execute(_ABANDON.where(uploads.c.object_id == object_id)).all()
         except VaultError:
-            self._lost.append(object_id)
             return False
         return bool(rows)
 
@@ -108,14 +112,20 @@ class UploadRows:
                 {"object_id": i, "process_id": self.process_id, "site": self._site, "state": "open"}
                 for i in ids
             ]
-            self._database.execute(insert(uploads).values(rows), {})
+            try:
+                self._database.execute(insert(uploads).values(rows), {})
+            except NotReplicated:
+                # They are there, and those who queue here must not wait again, one after the other. Should
+                # the standby take over without them, their uploads are told so at the commit.
+                self._reserved.extend(ids)
+                raise
             self._reserved.extend(ids)
 
     def _beat(self) -> None:
         while not self._stopping.wait(HEARTBEAT_EVERY.total_seconds()):
             try:
                 self._renew()
-                self._mark_abandoned_lost_ones()
+                self._abandon_again()
             except VaultError:
                 _log.warning("heartbeat missed: the database is away")
 
@@ -129,9 +139,13 @@ class UploadRows:
             {},
         )
 
-    def _mark_abandoned_lost_ones(self) -> None:
-        for _ in range(len(self._lost)):
-            self.abandon(self._lost.popleft())
+    def _abandon_again(self) -> None:
+        ids = [self._given_up.popleft() for _ in range(len(self._given_up))]
+        try:
+            self._database.execute(_ABANDON.where(uploads.c.object_id.in_(ids)), {})
+        except VaultError:
+            self._given_up.extend(ids)
+            raise
 
     def _give_back_unused(self) -> None:
         unused = [self._reserved.popleft() for _ in range(len(self._reserved))]

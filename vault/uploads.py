@@ -21,7 +21,14 @@ from vault.accesslog.event import Actor
 from vault.classes import Classes
 from vault.commit import Commits, judge_new_version
 from vault.database import Database
-from vault.errors import KekVersionGone, PeerAway, RecoveryOutdated, TooLarge, VaultError
+from vault.errors import (
+    KekVersionGone,
+    PeerAway,
+    RecoveryOutdated,
+    TooLarge,
+    Unavailable,
+    VaultError,
+)
 from vault.idempotency import IdempotencyKey, IdempotencyKeys
 from vault.incoming import NewDocument, NewVersion
 from vault.keks import Keks
@@ -100,7 +107,12 @@ class Uploads:
         rules = self._rules(new.class_name, new.declared_size_bytes)
         document_id, object_id = uuid4(), self._rows.take()
         if idempotency_key is not None:
-            first = self._idempotency.begin(idempotency_key, object_id)
+            try:
+                first = self._idempotency.begin(idempotency_key, object_id)
+            except Unavailable:
+                # Claimed or not: with an open row the key would look in use while this process lives.
+                self._rows.abandon(object_id)
+                raise
             if first is not None:
                 self._rows.put_back(object_id)
                 return Replay(self._database, self._keys, actor, new, first)
