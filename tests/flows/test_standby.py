@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import secrets
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,9 +25,10 @@ from api.doctor import _examine_running, examine
 from api.settings import KmsSettings, Settings, Sites, SiteSettings
 from migrations.run import upgrade
 from tests.api.helpers import named, upload
-from tests.process import wait_until
+from tests.process import descendants, wait_until
 from tests.proxy import proxied
 from tests.running import RunningService
+from tests.servers import standby
 from tests.servers.standby import PostgresPair
 from vault.database import Database, PreparedStatement, Standby
 from vault.errors import DatabaseUnavailable, NotReplicated
@@ -441,3 +445,34 @@ def test_a_primary_that_was_cut_off_from_its_standby_first_loses_no_acknowledged
         pair.wait_for_standby()
         load.goes_on(50)
     check_all(impatient, load, pair)
+
+
+OWNED_BY_A_RUN = """
+import sys, pathlib
+from tests.servers.standby import PostgresPair
+with PostgresPair(pathlib.Path(sys.argv[1])) as pair:
+    pair.standby.pause()
+    print(pair.primary.port, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_both_servers_end_with_the_run_even_when_paused(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", OWNED_BY_A_RUN, str(tmp_path / "pair")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        servers = descendants(process.pid)
+        assert sum(server.name == "postgres" for server in servers) > 10
+        process.kill()
+    assert wait_until(lambda: not any(server.lives for server in servers), 20)
+
+
+def test_the_guide_has_the_commands_that_are_run() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "production.md").read_text(encoding="utf-8")
+    run = Path(standby.__file__).read_text(encoding="utf-8")
+    options = set(re.findall(r'"(--[a-z-]+)', run)) - {"--no-sync"}  # which spares tests the disk
+    statements = set(re.findall(r"(?:ALTER SYSTEM (?:RE)?SET|SELECT pg_|CREATE ROLE) ?\w+", run))
+    assert options >= {"--write-recovery-conf", "--target-pgdata"}
+    for said in (*options, *statements, *standby._REWIND_FUNCTIONS, "pg_basebackup", "pg_rewind"):
+        assert said in guide, f"{said} is run, and the guide does not say so"
