@@ -16,6 +16,7 @@ from sqlalchemy import text
 
 from api.embedded import DatabaseUrls, EmbeddedPostgres
 from api.settings import (
+    DatabaseStandby,
     KmsKind,
     KmsRole,
     KmsSettings,
@@ -273,6 +274,7 @@ def _wire(
         peer_site=peer_site,
         keys=keys,
         recovery=recovery,
+        standby_streams=_standby_check(settings, database),
         executor=executors.local,
         peer_executor=executors.peer,
     )
@@ -409,6 +411,18 @@ def _refuse_foreign_sites(services: Services) -> None:
                     f"site {site} bears the mark of another vault or site: correct the site's bucket "
                     "or path; if it is really meant, remove the object site/mark there"
                 )
+
+
+def _standby_check(settings: Settings, database: Database) -> Callable[[], bool] | None:
+    """For `sync` uploads. The embedded database is one, and says so."""
+    if settings.is_embedded or settings.database_standby is DatabaseStandby.MANAGED:
+        return None
+
+    def streams() -> bool:
+        standby = database.standby()
+        return standby.configured and standby.streaming
+
+    return streams
 
 
 def _pace(given: ScrubSettings) -> Pace:

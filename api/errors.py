@@ -108,6 +108,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     vault_errors.NotReplicated: Problem(UNAVAILABLE, "not-replicated", "Not confirmed yet"),
     vault_errors.Unavailable: Problem(UNAVAILABLE, "unavailable", "Try again later"),
     vault_errors.SiteFenced: Problem(UNAVAILABLE, "site-fenced", "This site was failed over"),
+    vault_errors.StandbyAway: Problem(UNAVAILABLE, "standby-away", "The standby is away"),
     vault_errors.PeerAway: Problem(UNAVAILABLE, "peer-away", "The other site is away"),
     StoreUnavailable: Problem(UNAVAILABLE, "store-unavailable", "The object store is away"),
     StoreError: Problem(UNAVAILABLE, "store-unavailable", "The object store cannot be used"),

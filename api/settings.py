@@ -174,6 +174,13 @@ class Sites(BaseModel):
     b: SiteSettings = SiteSettings()
 
 
+class DatabaseStandby(StrEnum):
+    """Who sees to a second copy of an external database."""
+
+    CHECKED = "checked"
+    MANAGED = "managed"
+
+
 class ScrubSettings(BaseModel):
     """How often the sites are compared with the database, and how fast.
 
@@ -203,6 +210,8 @@ class Settings(BaseSettings):
         listen: ``HOST:PORT``.
         database_url: the service's role; None: the embedded PostgreSQL.
         database_owner_url: the owner's role, for `migrate` only.
+        database_standby: `checked`: classes with the durability `sync` need PostgreSQL's own synchronous
+            standby; `managed`: whoever runs the database keeps a second copy that it does not show.
         database_connections: most connections one process holds.
         trusted_proxies: addresses or networks whose forwarded addresses are believed.
         threads: requests worked on at a time.
@@ -220,6 +229,7 @@ class Settings(BaseSettings):
     listen: str = "127.0.0.1:8300"
     database_url: SecretStr | None = None
     database_owner_url: SecretStr | None = None
+    database_standby: DatabaseStandby = DatabaseStandby.CHECKED
     database_connections: Annotated[int, Field(ge=4, le=500)] = 32
     sites: Sites = Sites()
     local_site: Literal["a", "b"] = "a"

@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 from api.bootstrap import Services, build
 from api.embedded import DatabaseUrls, EmbeddedPostgres
 from api.settings import (
+    DatabaseStandby,
     KmsKind,
     KmsRole,
     KmsRoles,
@@ -118,6 +119,7 @@ def settings(tmp_path: Path, database_urls: DatabaseUrls, kms: KmsSettings) -> S
         home=tmp_path / "home",
         listen="127.0.0.1:0",
         database_url=SecretStr(database_urls.service),
+        database_standby=DatabaseStandby.MANAGED,
         sites=Sites(
             a=SiteSettings(path=tmp_path / "site-a"), b=SiteSettings(path=tmp_path / "site-b")
         ),

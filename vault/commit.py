@@ -27,7 +27,12 @@ from vault.accesslog.event import (
     EventType,
     with_event,
 )
-from vault.database import DanglingReference, Database, PreparedStatement
+from vault.database import (
+    WAITS_FOR_STANDBY,
+    DanglingReference,
+    Database,
+    PreparedStatement,
+)
 from vault.errors import (
     CredentialRevoked,
     DocumentInBin,
@@ -35,6 +40,7 @@ from vault.errors import (
     PreconditionFailed,
     RecoveryOutdated,
     SiteFenced,
+    StandbyAway,
     UploadLost,
 )
 from vault.idempotency import NO_KEY, REMEMBER, IdempotencyKey
@@ -153,6 +159,7 @@ class Commits:
             "peer_sites": list(sealed.owed_sites),
             "copy_reason": (Reason.DEBT if sealed.is_degraded else Reason.UPLOAD).value,
             "verified_sites": list(sealed.verified_sites),
+            "needs_standby": sealed.needs_standby,
             **self._epoch.parameters(),
         }
 
@@ -169,6 +176,8 @@ class Commits:
             self._epoch.require()
         except SiteFenced as exc:
             return exc
+        if sealed.needs_standby and not row.waits_for_standby:
+            return StandbyAway()
         return UploadLost() if row.epoch_is_newest else RecoveryOutdated()
 
 
@@ -212,7 +221,7 @@ _NEWEST_EPOCH = """
 _UPLOAD_TAKEN = f"""
     DELETE FROM uploads
     WHERE object_id = :object_id AND state = 'open' AND EXISTS ({LIVE_KEY}) AND {_NEWEST_EPOCH}
-      AND EXISTS ({MAY_WRITE})
+      AND EXISTS ({MAY_WRITE}) AND (NOT CAST(:needs_standby AS boolean) OR {WAITS_FOR_STANDBY})
     RETURNING object_id"""  # noqa: S608 (made of constants)
 
 _VERSION_ROW = """
@@ -269,6 +278,7 @@ _VERSION_TYPES = {
     "peer_sites": "text[]",
     "copy_reason": "text",
     "verified_sites": "text[]",
+    "needs_standby": "boolean",
     **SITE_EPOCH_TYPES,
 }
 
@@ -301,4 +311,8 @@ SELECT created_at FROM version""",  # noqa: S608 (made of constants)
 )
 """One statement, planned once, one round trip, one commit: at 16 KiB every further trip would show."""
 
-_CONDITIONS = text(f"SELECT EXISTS ({LIVE_KEY}) AS key_is_live, {_NEWEST_EPOCH} AS epoch_is_newest")
+_CONDITIONS = text(
+    f"""
+    SELECT EXISTS ({LIVE_KEY}) AS key_is_live, {_NEWEST_EPOCH} AS epoch_is_newest,
+           {WAITS_FOR_STANDBY} AS waits_for_standby"""
+)

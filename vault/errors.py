@@ -21,6 +21,7 @@ VaultError
     ├── RecoveryOutdated        the recovery epoch of a new row is over, or not the newest
     ├── SiteFenced              this process's site was failed over to the other one
     ├── PeerAway                the class wants two copies at once, and the other site is away
+    ├── StandbyAway             the class wants the commit at a standby too, and PostgreSQL has none
     └── UploadLost              this process was taken for dead and its upload row swept
 """
 
@@ -246,6 +247,16 @@ class PeerAway(Unavailable):
     def __init__(self) -> None:
         super().__init__(
             "the class asks for both sites at once and one is away; send it again later"
+        )
+
+
+class StandbyAway(Unavailable):
+    """A document of a class with the durability `sync`, and no synchronous standby to commit it at."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the class asks for a commit at PostgreSQL's synchronous standby too, and there is none now; "
+            "send it again later"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -14,7 +15,7 @@ from keymgmt.fingerprint import Fingerprint
 from keymgmt.provider import KeyProvider, Purpose
 from keymgmt.stream import ObjectFormat, SealingStream
 from vault import clock, filetype
-from vault.errors import MediaTypeNotAllowed, PeerAway, TooLarge
+from vault.errors import MediaTypeNotAllowed, PeerAway, StandbyAway, TooLarge
 from vault.model import DocumentClass, Durability, IfPeerAway
 from vault.objects.destination import BothSites, Destination, LocalSite
 from vault.objects.health import SiteHealth
@@ -32,7 +33,8 @@ class SealedVersion:
     Attributes:
         owed_sites: those that still need a copy.
         verified_sites: those whose copy was read back and hashed.
-        is_degraded: a copy is owed that the class wanted before the answer.
+        is_degraded: it is taken with less than the class wanted before the answer.
+        needs_standby: its commit counts only at a synchronous standby too.
         fingerprint: of the request, keyed under this version's data key; None if not asked for.
     """
 
@@ -42,6 +44,7 @@ class SealedVersion:
     owed_sites: tuple[str, ...]
     verified_sites: tuple[str, ...]
     is_degraded: bool
+    needs_standby: bool
     locked_until: datetime | None
     size_bytes: int
     ciphertext_size_bytes: int
@@ -54,11 +57,21 @@ class SealedVersion:
 
 
 @dataclass(frozen=True)
+class _Durability:
+    """What the commit of a version has to be."""
+
+    needs_standby: bool
+    is_degraded: bool
+
+
+@dataclass(frozen=True)
 class Sealing:
     """What it takes to seal and store versions of this vault.
 
     Attributes:
         executor: sends and hashes parts.
+        standby_streams: whether commits are at a synchronous standby too, as PostgreSQL is just now; None: it
+            is not for us to check.
         peer_executor: sends and reads back at the other site. Another one, or uploads to both sites
             would wait for threads that wait for them.
     """
@@ -69,6 +82,7 @@ class Sealing:
     peer_site: str
     keys: KeyProvider
     recovery: RecoveryEpochs
+    standby_streams: Callable[[], bool] | None
     executor: Executor
     peer_executor: Executor
 
@@ -87,9 +101,19 @@ class Sealing:
 
         Raises:
             KeyManagementError: no data key to be had.
-            PeerAway: the class wants both sites at once.
+            PeerAway, StandbyAway: the class wants both sites at once.
         """
         return SealedBody(self, document_id, object_id, rules, fingerprint_of)
+
+    def durability(self, rules: DocumentClass) -> _Durability:
+        """What a document of this class needs beside its objects. Raises: StandbyAway."""
+        if rules.durability is Durability.ASYNC or self.standby_streams is None:
+            return _Durability(needs_standby=False, is_degraded=False)
+        if self.standby_streams():
+            return _Durability(needs_standby=True, is_degraded=False)
+        if rules.if_peer_away is IfPeerAway.REFUSE:
+            raise StandbyAway
+        return _Durability(needs_standby=False, is_degraded=True)
 
     def destination(self, rules: DocumentClass, lock: datetime | None) -> Destination:
         """Where a document of this class goes. Raises: PeerAway."""
@@ -120,6 +144,7 @@ class SealedBody:
     ) -> None:
         self._rules = rules
         self._locked_until = _locked_until(rules)
+        self._durability = sealing.durability(rules)
         self._destination = sealing.destination(rules, self._locked_until)
         self._version_id = uuid4()
         self._object_id = object_id
@@ -177,7 +202,8 @@ class SealedBody:
             site=self._destination.site,
             owed_sites=self._destination.owed,
             verified_sites=self._destination.verified,
-            is_degraded=self._destination.is_degraded,
+            is_degraded=self._destination.is_degraded or self._durability.is_degraded,
+            needs_standby=self._durability.needs_standby,
             locked_until=self._locked_until,
             size_bytes=self._size,
             ciphertext_size_bytes=sent.size_bytes,

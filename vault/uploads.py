@@ -23,7 +23,6 @@ from vault.commit import Commits, judge_new_version
 from vault.database import Database
 from vault.errors import (
     KekVersionGone,
-    PeerAway,
     RecoveryOutdated,
     TooLarge,
     Unavailable,
@@ -101,7 +100,7 @@ class Uploads:
             NotAllowed, NotFound: the policy refuses it.
             UnknownClass, TooLarge: no such class, or it refuses the declared size.
             IdempotencyInFlight: the first request with this key still runs.
-            KeyManagementError, PeerAway, DatabaseUnavailable: a dependency is away.
+            KeyManagementError, PeerAway, StandbyAway, DatabaseUnavailable: a dependency is away.
         """
         require(actor.caller, Action.DOCUMENT_CREATE, new.department, "department")
         rules = self._rules(new.class_name, new.declared_size_bytes)
@@ -131,7 +130,7 @@ class Uploads:
             NotAllowed, NotFound: the policy refuses it, or there is no such document.
             TooLarge: the class refuses the declared size.
             DocumentInBin, PreconditionFailed: judged now, and once more at the commit.
-            KeyManagementError, PeerAway, DatabaseUnavailable: a dependency is away.
+            KeyManagementError, PeerAway, StandbyAway, DatabaseUnavailable: a dependency is away.
         """
         with self._database.transaction() as connection:
             document = find_document(connection, new.document_id)
@@ -183,7 +182,7 @@ class Uploads:
                 rules=rules,
                 fingerprint_of=fingerprint_of,
             )
-        except (KeyManagementError, PeerAway):
+        except (KeyManagementError, Unavailable):
             self._rows.abandon(object_id)
             raise
 
