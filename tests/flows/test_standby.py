@@ -349,13 +349,82 @@ def test_a_new_version_that_no_standby_confirmed_keeps_its_object(
     )
 
 
+@pytest.fixture
+def sure(service: RunningService) -> str:
+    """A class whose uploads are acknowledged once both sites have them."""
+    for rules in ({"name": "sure"}, {"name": "nearly-sure", "if_peer_away": "degrade"}):
+        answer = service.admin.post("/v1/classes", json={**rules, "durability": "sync"})
+        assert answer.status_code == 201, answer.text
+    return "sure"
+
+
+def filed(service: RunningService, class_name: str) -> httpx.Response:
+    parameters = {"class": class_name}
+    return service.demo.post("/v1/documents", params=parameters, content=b"x", headers=named("x"))
+
+
+def is_standby_away(answer: httpx.Response) -> bool:
+    problem = answer.json()["type"].rpartition(":")[2]
+    return (answer.status_code, problem) == (
+        503,
+        "standby-away",
+    ) and "Retry-After" in answer.headers
+
+
+def test_without_its_standby_a_sync_class_is_refused_before_the_body(
+    pair: PostgresPair, service: RunningService, sure: str
+) -> None:
+    assert filed(service, sure).json()["version"]["durable_on"] == ["a", "b"]
+    pair.standby.kill()
+    assert wait_until(lambda: not service.services.database.standby().streaming, 20)
+    service.services.database._watch._seconds = SOON
+    assert is_standby_away(filed(service, sure))
+    pair.execute("ALTER SYSTEM RESET synchronous_standby_names")
+    pair.execute("SELECT pg_reload_conf()")
+    assert wait_until(lambda: not service.services.database.standby().configured, 5)
+    assert is_standby_away(filed(service, sure))
+    assert filed(service, "general").status_code == 201
+
+
+def test_a_class_that_may_degrade_goes_on_without_a_standby_and_says_so(
+    pair: PostgresPair, service: RunningService, sure: str
+) -> None:
+    pair.execute("ALTER SYSTEM RESET synchronous_standby_names")
+    pair.execute("SELECT pg_reload_conf()")
+    assert wait_until(lambda: not service.services.database.standby().configured, 5)
+    taken = filed(service, "nearly-sure")
+    assert taken.status_code == 201
+    assert taken.json()["version"]["durable_on"] == ["a", "b"], "the objects are at both sites"
+    degraded = "SELECT detail ->> 'degraded' FROM access_events WHERE type = 'api:document:created'"
+    assert pair.ask(degraded) == "true"
+
+
+def test_a_standby_that_is_taken_out_in_mid_upload_is_noticed_by_the_commit(
+    pair: PostgresPair, service: RunningService, sure: str
+) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"be"
+        pair.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        pair.execute("SELECT pg_reload_conf()")
+        assert wait_until(lambda: not service.services.database.standby().configured, 5)
+        yield b"gun"
+
+    parameters, headers = {"class": sure}, named("x")
+    answer = service.demo.post(
+        "/v1/documents", params=parameters, content=chunks(), headers=headers
+    )
+    assert is_standby_away(answer)
+    assert documents(pair) == 0
+
+
 class Load:
     """Clients that upload, each document until it is acknowledged, with an Idempotency-Key of its own."""
 
-    def __init__(self, service: RunningService, clients: int) -> None:
+    def __init__(self, service: RunningService, clients: int, class_name: str = "general") -> None:
         self.acknowledged: dict[str, bytes] = {}
         self.refusals = self.given_up = 0
         self._service = service
+        self._parameters = {"class": class_name}
         self._stopping = threading.Event()
         self._threads = [threading.Thread(target=self._client) for _ in range(clients)]
 
@@ -379,7 +448,9 @@ class Load:
         headers = named("loaded") | {"Idempotency-Key": secrets.token_hex(16)}
         until = time.monotonic() + 60
         while time.monotonic() < until:
-            answer = client.post("/v1/documents", content=content, headers=headers)
+            answer = client.post(
+                "/v1/documents", params=self._parameters, content=content, headers=headers
+            )
             if answer.status_code == 201:
                 self.acknowledged[answer.json()["id"]] = sha256(content).digest()
                 return
@@ -397,31 +468,37 @@ class Load:
         return time.monotonic() - begun
 
 
-def check_all(service: RunningService, load: Load, pair: PostgresPair) -> None:
-    assert load.given_up == 0, "a key looked in use for ever"
-    for document, digest in load.acknowledged.items():
+def check_all(service: RunningService, pair: PostgresPair, *loads: Load) -> None:
+    assert not any(load.given_up for load in loads), "a key looked in use for ever"
+    acknowledged = {each: digest for load in loads for each, digest in load.acknowledged.items()}
+    for document, digest in acknowledged.items():
         answer = service.demo.get(f"/v1/documents/{document}/content")
         assert answer.status_code == 200, f"an acknowledged upload is missing: {answer.text}"
         assert sha256(answer.content).digest() == digest
-    assert documents(pair) == len(load.acknowledged), "each was repeated until it was one document"
+    assert documents(pair) == len(acknowledged), "each was repeated until it was one document"
 
 
 def test_a_primary_killed_under_load_loses_no_acknowledged_upload(
-    pair: PostgresPair, impatient: RunningService
+    pair: PostgresPair, impatient: RunningService, sure: str
 ) -> None:
-    with Load(impatient, clients=5) as load:
-        load.goes_on(100)
+    with Load(impatient, clients=3) as load, Load(impatient, clients=3, class_name=sure) as surely:
+        load.goes_on(50)
+        surely.goes_on(50)
         pair.primary.kill()
         before = len(load.acknowledged)
         pair.promote()
         seconds = load.goes_on(100)
         print(f"{before} before; 100 more within {seconds:.2f} s of the promotion")
-        print(f"{load.refusals} refusals")
+        # The one server that is left keeps no second copy of a commit.
+        kept = len(surely.acknowledged)
+        load.goes_on(50)
+        assert len(surely.acknowledged) == kept
         # The old primary comes back as the new one's standby, while the service works.
         pair.rewind_standby()
         pair.wait_for_standby()
-        load.goes_on(100)
-    check_all(impatient, load, pair)
+        load.goes_on(50)
+        surely.goes_on(50)
+    check_all(impatient, pair, load, surely)
     assert impatient.services.database.standby() == Standby(configured=True, streaming=True)
 
 
@@ -444,7 +521,7 @@ def test_a_primary_that_was_cut_off_from_its_standby_first_loses_no_acknowledged
         pair.copy_standby()
         pair.wait_for_standby()
         load.goes_on(50)
-    check_all(impatient, load, pair)
+    check_all(impatient, pair, load)
 
 
 OWNED_BY_A_RUN = """
