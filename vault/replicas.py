@@ -78,7 +78,8 @@ class Replicas:
                 self._note(site, version, exc)
             else:
                 return
-        raise _worst(failures)
+        worst = _worst(failures)
+        raise worst from next((exc for exc in failures if exc is not worst), None)
 
     def _candidates(self, version: Version) -> list[str]:
         """Sites in the order of asking: up before away, with a copy before without, local before remote."""
