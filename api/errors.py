@@ -89,6 +89,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     vault_errors.JobUnderWay: Problem(409, "job-under-way", "Such a job is under way"),
     vault_errors.JobEnded: Problem(409, "job-ended", "The job is not in this state"),
     vault_errors.OutlookWorse: Problem(409, "outlook-worse", "More would be lost than accepted"),
+    vault_errors.SweepHeld: Problem(409, "sweep-held", "The sweep waits for a person"),
     vault_errors.IdempotencyInFlight: Problem(
         409, "idempotency-in-flight", "The first request is still running"
     ),

@@ -57,7 +57,10 @@ class Failover:
         """What failing over to `site` would mean. Raises: NotAllowed, NotFound, DatabaseUnavailable."""
         require(actor.caller, Action.SITE_LIST)
         with self._database.transaction() as connection:
-            return _outlook(connection, site)
+            found = _outlook(connection, site)
+            detail = {"to": site, "only_elsewhere": found.only_elsewhere}
+            record(connection, AccessEvent(EventType.OUTLOOK_VIEWED, actor, detail=detail))
+        return found
 
     def run(self, actor: Actor, site: str, *, accepted: int) -> Outlook:
         """Let `site` go on alone, and fence the other.

@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from enum import StrEnum
 from functools import partial
 
-from vault.incidents import FoundBy, IncidentKind, Incidents
+from vault.incidents import FoundBy, IncidentKind, Incidents, Loss
 from vault.inventory import Inventory, Stored
 from vault.objects.health import SiteHealth
 from vault.objects.keys import object_key
@@ -23,6 +23,8 @@ class CopyState(StrEnum):
     MISSING = "missing"
     DAMAGED = "damaged"
     UNREACHABLE = "unreachable"
+    PURGED = "purged"
+    """Nothing is wrong: its version ended while it was looked at."""
 
 
 class Reading:
@@ -45,11 +47,14 @@ class Reading:
         seen = list(zip(objects, states, strict=True))
         whole = [each.object_id for each, state in seen if state is CopyState.VERIFIED]
         self._inventory.verified(site, whole)
-        for each, state in seen:
-            if state in (CopyState.MISSING, CopyState.DAMAGED):
-                kind = IncidentKind(state.value)
-                self._incidents.replica_lost(each.object_id, site, kind, found_by)
-        return states
+        return [self._judged(site, each, state, found_by) for each, state in seen]
+
+    def _judged(self, site: str, stored: Stored, state: CopyState, found_by: FoundBy) -> CopyState:
+        if state not in (CopyState.MISSING, CopyState.DAMAGED):
+            return state
+        kind = IncidentKind(state.value)
+        loss = self._incidents.replica_lost(stored.object_id, site, kind, found_by)
+        return CopyState.PURGED if loss is Loss.GONE else state
 
     def _look(self, site: str, stored: Stored) -> CopyState:
         store = self._health.stores[site]

@@ -20,7 +20,7 @@ from replication.copier import Copier, SourceUnfit, TargetLies, TaskLost
 from vault import clock
 from vault.errors import SiteFenced
 from vault.incidents import FoundBy, IncidentKind, Incidents, Loss
-from vault.journal import Bulk, Journal, Operation, Task
+from vault.journal import Bulk, Journal, Operation, Settled, Task
 from vault.objects.health import SiteHealth
 from vault.objects.store import MAX_OBJECT_BYTES, ObjectLocked, StoreError
 
@@ -48,12 +48,19 @@ class ReplicationWorker:
         incidents: Incidents,
         on_damage: Callable[[], None] = lambda: None,
         bulks: tuple[Bulk, ...] = SMALL_FIRST,
+        on_verified: Callable[[Settled], None] = lambda _: None,
     ) -> None:
-        """`on_damage` is told of every copy that differs from its record."""
+        """Made for one vault.
+
+        Args:
+            on_damage: is told of every copy that differs from its record.
+            on_verified: is told of every copy that counts from now on.
+        """
         self._journal = journal
         self._health = health
         self._incidents = incidents
         self._on_damage = on_damage
+        self._on_verified = on_verified
         self._bulks = bulks
         self._copier = Copier(health.stores)
 
@@ -92,8 +99,13 @@ class ReplicationWorker:
                 except TaskLost:
                     _log.warning("a task was taken over by another worker")
         finally:
-            self._journal.copied([(task, self._copier.source_of(task)) for task in done.copied])
-            self._journal.deleted(done.deleted)
+            self._settle(done)
+
+    def _settle(self, done: _Done) -> None:
+        copied = [(task, self._copier.source_of(task)) for task in done.copied]
+        for settled in self._journal.copied(copied):
+            self._on_verified(settled)
+        self._journal.deleted(done.deleted)
 
     def _perform(self, task: Task, done: _Done) -> None:
         if task.operation is Operation.DELETE:

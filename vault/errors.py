@@ -11,7 +11,7 @@ VaultError
 ├── Conflict                    well-formed, but not in this state
 │   ├── PreconditionFailed, DocumentInBin, DocumentNotInBin, DocumentHeld
 │   ├── AlreadyExists, TooManyKeys, KeyVersionInUse
-│   ├── JobUnderWay, JobEnded, OutlookWorse
+│   ├── JobUnderWay, JobEnded, OutlookWorse, SweepHeld
 │   └── IdempotencyInFlight, IdempotencyMismatch
 ├── IntegrityFailure            stored bytes or keys are not what the database says
 └── Unavailable                 try again later
@@ -176,6 +176,16 @@ class OutlookWorse(Conflict):
             "look again, and accept that number"
         )
         self.only_elsewhere = only_elsewhere
+
+
+class SweepHeld(Conflict):
+    """After a restore or a failover nothing unexplained is removed before a person confirms."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "since a restore or failover the database may be older than the objects; "
+            "confirm the sweep first"
+        )
 
 
 class IdempotencyInFlight(Conflict):

@@ -250,4 +250,11 @@ _REMEMBER_ORPHANS = text(
     ON CONFLICT (object_id, site) DO UPDATE SET last_seen_at = now()"""
 )
 
-_FORGET_ORPHANS = text("DELETE FROM orphans WHERE site = :site AND last_seen_at < :since")
+_FORGET_ORPHANS = text(
+    """
+    WITH gone AS (
+        DELETE FROM orphans WHERE site = :site AND last_seen_at < :since RETURNING object_id)
+    UPDATE incidents i SET resolved_at = now(), resolution = 'gone'
+    FROM gone WHERE i.object_id = gone.object_id AND i.site = :site AND i.kind = 'unexpected'
+                AND i.resolved_at IS NULL"""
+)

@@ -21,9 +21,12 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, delete, func, literal, select, text, true, update
 from sqlalchemy.dialects.postgresql import insert
 
+from vault.access.authorise import require
+from vault.access.policy import Action
+from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.database import Database
 from vault.siteepoch import MAY_WRITE, SiteEpoch
-from vault.tables import journal, replicas, tombstones, topology
+from vault.tables import incidents, journal, replicas, tombstones, topology
 
 LEASE: Final = timedelta(seconds=60)
 """How long a claimed row stays with a worker that says nothing; `renew` starts it anew."""
@@ -77,6 +80,19 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Settled:
+    """A copy that was read back and now counts.
+
+    Attributes:
+        seconds: since it became necessary, by PostgreSQL's clock.
+    """
+
+    site: str
+    reason: Reason
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Backlog:
     """Rows of one kind of work at one site."""
 
@@ -116,6 +132,8 @@ def enqueue_deletes(
 ) -> None:
     """Have objects removed at every site, and never come back; copies that are still due are dropped.
 
+    What was found wrong with copies there is over: nobody needs them any more.
+
     Args:
         not_before: when the lock of the last of them ends at the stores.
     """
@@ -127,6 +145,12 @@ def enqueue_deletes(
         )
     )
     connection.execute(delete(replicas).where(replicas.c.object_id.in_(object_ids)))
+    connection.execute(
+        update(incidents)
+        .where(incidents.c.object_id.in_(object_ids), incidents.c.site.in_(sites))
+        .where(incidents.c.resolved_at.is_(None))
+        .values(resolved_at=func.now(), resolution="removed")
+    )
     connection.execute(
         insert(tombstones)
         .values([{"object_id": object_id} for object_id in object_ids])
@@ -199,26 +223,29 @@ class Journal:
         renewed = self._mine(task).values(due_at=func.now() + literal(LEASE), upload_id=upload_id)
         return bool(self._database.execute(renewed.returning(journal.c.id), {}))
 
-    def copied(self, done: Sequence[tuple[Task, str]]) -> None:
+    def copied(self, done: Sequence[tuple[Task, str]]) -> list[Settled]:
         """Copies were read back and hashed: count the replicas, that of the source too.
 
         Late copies of what was purged meanwhile are removed. A row in other hands is left to them.
 
         Args:
             done: each task with the site that it was copied from.
+
+        Returns: those that count now.
         """
         if not done:
-            return
+            return []
         values = {
             **_ids(task for task, _ in done),
             "sources": [source for _, source in done],
             **self._epoch.parameters(),
         }
         with self._database.transaction() as connection:
-            settled = {row.id for row in connection.execute(_COPIED, values)}
+            settled = {row.id: _settled(row) for row in connection.execute(_COPIED, values)}
             late = [task for task, _ in done if task.id not in settled]
             if late:
                 _remove_late(connection, late)
+        return list(settled.values())
 
     def deleted(self, tasks: Sequence[Task]) -> None:
         """The objects are gone from their sites."""
@@ -249,15 +276,23 @@ class Journal:
         mine = self._mine(task).values(due_at=until, lease=None, attempts=0)
         self._database.execute(mine, {})
 
-    def retry_parked(self, site: str | None = None) -> int:
-        """Have parked rows tried again from now on; how many there were."""
+    def retry_parked(self, actor: Actor, site: str | None = None) -> int:
+        """Have parked rows tried again from now on; how many there were.
+
+        Raises: NotAllowed, DatabaseUnavailable.
+        """
+        require(actor.caller, Action.SITE_MANAGE)
         at_site = true() if site is None else journal.c.site == site
         released = (
             update(journal)
             .where(journal.c.parked_at.is_not(None), at_site)
             .values(parked_at=None, attempts=0, due_at=func.now(), lease=None)
         )
-        return len(self._database.execute(released.returning(journal.c.id), {}))
+        with self._database.transaction() as connection:
+            count = len(connection.execute(released.returning(journal.c.id)).fetchall())
+            detail = {"site": site, "rows": count}
+            record(connection, AccessEvent(EventType.PARKED_RETRIED, actor, detail=detail))
+        return count
 
     def take_over_all(self) -> None:
         """End all leases. Only where no other worker can be alive. Raises: DatabaseUnavailable."""
@@ -310,6 +345,10 @@ def _remove_late(connection: Connection, tasks: Sequence[Task]) -> None:
             enqueue_deletes(connection, [task.object_id], [task.site])
 
 
+def _settled(row: Any) -> Settled:
+    return Settled(row.site, Reason(row.reason), max(0.0, float(row.seconds)))
+
+
 def _task(row: Any) -> Task:
     return Task(
         id=row.id,
@@ -350,7 +389,8 @@ _COPIED = text(
             AS mine (id, lease, source)
         WHERE j.id = mine.id AND j.lease = mine.lease
           AND EXISTS ({MAY_WRITE})
-        RETURNING j.id, j.object_id, j.site, mine.source),
+        RETURNING j.id, j.object_id, j.site, mine.source, j.reason,
+                  extract(epoch FROM now() - j.created_at) AS seconds),
     counted AS (
         INSERT INTO replicas (object_id, site, verified_at)
         SELECT object_id, site, now() FROM done UNION SELECT object_id, source, now() FROM done
@@ -358,13 +398,16 @@ _COPIED = text(
     repaired AS (
         UPDATE incidents i SET resolved_at = now(), resolution = 'repaired'
         FROM done WHERE i.object_id = done.object_id AND i.site = done.site AND i.resolved_at IS NULL)
-    SELECT id FROM done"""  # noqa: S608 (made of constants)
+    SELECT id, site, reason, seconds FROM done"""  # noqa: S608 (made of constants)
 )
 
 _DELETED = text(
     f"""
-    DELETE FROM journal j USING ({_MINE}) mine
-    WHERE j.id = mine.id AND j.lease = mine.lease"""  # noqa: S608 (made of constants)
+    WITH done AS (
+        DELETE FROM journal j USING ({_MINE}) mine
+        WHERE j.id = mine.id AND j.lease = mine.lease RETURNING j.object_id, j.site)
+    UPDATE incidents i SET resolved_at = now(), resolution = 'removed'
+    FROM done WHERE i.object_id = done.object_id AND i.site = done.site AND i.resolved_at IS NULL"""  # noqa: S608
 )
 
 _PUT_BACK = text(

@@ -12,16 +12,17 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, delete, func, literal, select
+from sqlalchemy import Connection, Row, delete, func, literal, select
 
 from vault.access.authorise import require
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.database import Database
+from vault.errors import SweepHeld
 from vault.journal import Reason, enqueue_deletes
 from vault.model import Page
 from vault.paging import Listing, PageRequest
-from vault.tables import orphans, uploads, versions
+from vault.tables import orphans, topology, uploads, versions
 
 GRACE: Final = timedelta(days=1)
 """How long one has to be known before it may be removed."""
@@ -50,30 +51,38 @@ class Orphans:
         """A page of them, those seen last first. Raises: NotAllowed, InvalidPageToken."""
         require(actor.caller, Action.SITE_LIST)
         with self._database.transaction() as connection:
-            return _ORPHANS.fetch(connection, select(orphans), request)
+            page = _ORPHANS.fetch(connection, select(orphans), request)
+            record(connection, AccessEvent(EventType.ORPHANS_LISTED, actor))
+        return page
 
     def remove(self, actor: Actor, *, grace: timedelta = GRACE) -> int:
         """Have those removed that were known for longer than the grace; how many.
 
         One that a version or an upload row explains by now is kept, and forgotten here.
 
-        Raises: NotAllowed, DatabaseUnavailable.
+        Raises:
+            NotAllowed, DatabaseUnavailable.
+            SweepHeld: the database may be older than what it does not know.
         """
         require(actor.caller, Action.SITE_MANAGE)
         removed = 0
-        while batch := self._remove_some(actor, grace):
+        while (batch := self._remove_some(actor, grace)) is not None:
             removed += batch
         return removed
 
-    def _remove_some(self, actor: Actor, grace: timedelta) -> int:
+    def _remove_some(self, actor: Actor, grace: timedelta) -> int | None:
+        """One batch: how many of it were removed; None when none is left."""
         old = orphans.c.first_seen_at < func.now() - literal(grace)
         with self._database.transaction() as connection:
+            _refuse_while_held(connection)
             taken = connection.execute(
                 delete(orphans)
                 .where(orphans.c.object_id.in_(select(orphans.c.object_id).where(old).limit(LIMIT)))
                 .returning(orphans.c.object_id)
             ).scalars()
             ids = set(taken)
+            if not ids:
+                return None
             for column in (versions.c.object_id, uploads.c.object_id):
                 ids -= set(connection.execute(select(column).where(column.in_(ids))).scalars())
             enqueue_deletes(connection, sorted(ids), self._sites, reason=Reason.SWEEP)
@@ -81,6 +90,12 @@ class Orphans:
                 detail = {"removed": len(ids)}
                 record(connection, AccessEvent(EventType.ORPHANS_REMOVED, actor, detail=detail))
         return len(ids)
+
+
+def _refuse_while_held(connection: Connection) -> None:
+    held = select(topology.c.sweep_held_since).with_for_update(read=True)
+    if connection.execute(held).scalar_one() is not None:
+        raise SweepHeld
 
 
 def _orphan(row: Row[Any]) -> Orphan:
