@@ -19,7 +19,7 @@ from api import errors, metrics
 from api.auth import Authenticator, describe_permissions, refuse_undeclared_routes
 from api.bootstrap import Services
 from api.request import RequestScope
-from api.routers import administration, contents, documents, health, keys
+from api.routers import administration, contents, documents, health, keys, sites
 from vault.accesslog.event import AccessEvent, EventType
 from vault.errors import NotAllowed, NotFound, VaultError
 
@@ -46,8 +46,10 @@ def create_app(services: Services) -> FastAPI:
     cache = services.unwrap_cache
     metrics.UNWRAP_CACHE.labels("yes").set_function(lambda: cache.hits)
     metrics.UNWRAP_CACHE.labels("no").set_function(lambda: cache.misses)
+    reads = services.replicas.counts
+    metrics.FAILOVER_READS.set_function(lambda: reads.failovers)
     app.state.authenticator = Authenticator(services.api_keys, services.access_log)
-    for module in (contents, documents, administration, keys, health):
+    for module in (contents, documents, administration, keys, sites, health):
         app.include_router(describe_permissions(module.router))
     _add_handlers(app)
     refuse_undeclared_routes(app)

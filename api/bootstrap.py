@@ -264,7 +264,6 @@ def _wire(
     (peer_site,) = (site for site in stores if site != settings.local_site)
     epoch = SiteEpoch(database, settings.local_site)
     incidents = Incidents(database)
-    classes = Classes(database)
     epoch_table = EpochTable(database)
     recovery = RecoveryEpochs(epoch_table, EpochKeys(vault_id, keys, stores))
     sealing = Sealing(
@@ -303,6 +302,15 @@ def _wire(
     reading = Reading(health, inventory, incidents, executors.look)
     verify = Verify(database, inventory, reading, sorted(stores))
     pace = _pace(settings.scrub)
+    statuses = SiteStatuses(
+        database=database,
+        health=health,
+        journal=journal,
+        sweep_holds=sweep_holds,
+        local_site=settings.local_site,
+        period=pace.period,
+    )
+    classes = Classes(database, statuses.without_object_lock)
     scrub = Scrub(
         health=health,
         inventory=inventory,
@@ -390,14 +398,7 @@ def _wire(
             failover=Failover(database),
             sweep_holds=sweep_holds,
             orphans=Orphans(database, sorted(stores)),
-            statuses=SiteStatuses(
-                database=database,
-                health=health,
-                journal=journal,
-                sweep_holds=sweep_holds,
-                local_site=settings.local_site,
-                period=pace.period,
-            ),
+            statuses=statuses,
         ),
     )
 

@@ -16,6 +16,7 @@ from api.home import HomeInUse, lock_home
 from api.settings import KmsKind, Settings, SettingsError, is_loopback
 from keymgmt.errors import KeyManagementError
 from keymgmt.provider import KeyProvider, Purpose
+from replication.status import Status
 from vault.database import Database
 from vault.errors import VaultError
 from vault.objects.store import StoreError
@@ -46,6 +47,7 @@ class Finding:
 _REMEDY: Final = {
     "DatabaseUnavailable": "start PostgreSQL, or correct STRONGROOM_DATABASE_URL",
     "NotReplicated": "bring PostgreSQL's standby back (docs/production.md); until then nothing is taken",
+    "fenced": "send callers to the other site, or let this one serve again: strongroom site admit",
     "StoreUnavailable": "start the store, make room on it, or correct the site's endpoint or path",
     "StoreMisconfigured": "correct the site's bucket, object_lock, access_key and secret_key",
     "KeyServiceUnavailable": "bring the KMS, or the keyring file, back; unseal the KMS",
@@ -93,11 +95,46 @@ def _examine_running(services: Services) -> Iterator[Finding]:
         yield _kms_roles(services.settings)
     for site, store in services.stores.items():
         yield _capabilities(site, store.probe)
+    yield from _sites(services.sites.statuses.current())
+    yield _object_lock(services.classes.locking(), services.sites.statuses.without_object_lock())
     yield _recovery(services.recovery_epochs)
     if services.settings.is_embedded:
-        yield Finding("database", ok=True, words="embedded: one copy; back up the home folder")
+        words = (
+            "embedded: one copy; a `sync` document survives the loss of either object folder, not that "
+            "of the database: back up the home folder"
+        )
+        yield Finding("database", ok=True, words=words)
     else:
         yield _standby(services.database)
+
+
+def _sites(status: Status) -> Iterator[Finding]:
+    for site in status.sites:
+        words = (
+            f"epoch {site.epoch} of {status.epoch}, {'fenced' if site.is_fenced else 'may write'}"
+        )
+        if site.parked:
+            words += f"; {site.parked} parked: see `site incidents`, then `site retry-parked`"
+        yield Finding(f"site-{site.name}-epoch", ok=not site.parked, words=words)
+    if status.sweep_hold is None:
+        yield Finding("sweep", ok=True, words="runs")
+    else:
+        words = f"held ({status.sweep_hold.why}): see docs/sites.md, then `site confirm-sweep`"
+        yield Finding("sweep", ok=False, words=words)
+
+
+def _object_lock(classes: list[str], lacking: list[str]) -> Finding:
+    if not classes:
+        return Finding("object-lock", ok=True, words="no class asks for it")
+    if lacking:
+        words = (
+            f"site {' and site '.join(lacking)} cannot lock objects, or is away; {', '.join(classes)} "
+            "asks for it: set object_lock and see docs/sites.md"
+        )
+        return Finding("object-lock", ok=False, words=words)
+    return Finding(
+        "object-lock", ok=True, words=f"both sites lock the versions of {len(classes)} classes"
+    )
 
 
 def _transport(settings: Settings) -> Finding:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import text
 
 from api import metrics
 from api.bootstrap import Services
 from keymgmt.errors import KeyManagementError
-from vault.errors import VaultError
+from vault.errors import DatabaseUnavailable, SiteFenced, VaultError
 from vault.objects.store import StoreError
 
 
@@ -20,7 +22,7 @@ class Check:
 
     Attributes:
         needed: whether this process can serve at all without it.
-        state: `up`, or the kind of failure; no addresses, no values.
+        state: `up`, `fenced`, or the kind of failure; no addresses, no values.
     """
 
     name: str
@@ -34,22 +36,39 @@ class Check:
 
 
 def check(services: Services) -> list[Check]:
-    """Ask every dependency once."""
+    """Ask every dependency once.
+
+    The local site is needed: uploads go there first. Without the other one reads and uploads go on, apart
+    from classes that want both.
+    """
     local = services.settings.local_site
     return [
         _ask("database", lambda: services.database.execute(text("SELECT 1"), {}), needed=True),
         _ask("keys", services.keys.check, needed=True),
         *(
-            _ask(f"site-{site}", store.check, needed=site == local)
+            _ask(
+                f"site-{site}",
+                partial(_ask_local, services) if site == local else store.check,
+                needed=site == local,
+            )
             for site, store in services.stores.items()
         ),
     ]
+
+
+def _ask_local(services: Services) -> None:
+    with suppress(DatabaseUnavailable):  # which is a dependency of its own
+        if services.site_epoch.state().is_fenced:
+            raise SiteFenced
+    services.local_store.check()
 
 
 def _ask(name: str, question: Callable[[], object], *, needed: bool) -> Check:
     try:
         question()
         state = "up"
+    except SiteFenced:
+        state = "fenced"
     except (VaultError, StoreError, KeyManagementError) as exc:
         state = type(exc).__name__
     metrics.DEPENDENCY_UP.labels(name).set(state == "up")

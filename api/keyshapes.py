@@ -9,22 +9,13 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from api.shapes import Given
+from api.shapes import Fields, Given
 from keymgmt.provider import Purpose
 from vault.jobs import JobKind, JobState
 from vault.signing_keys import PublishedKey
 
 
-class _Fields(BaseModel):
-    """A shape that publishes fields of a thing under their own names, and no others of it."""
-
-    @classmethod
-    def of(cls, found: object) -> Self:
-        """The shape of `found`."""
-        return cls.model_validate(found, from_attributes=True)
-
-
-class KekShape(_Fields):
+class KekShape(Fields):
     """One KEK; `in_use` counts stored versions by KEK version (purpose documents)."""
 
     purpose: Purpose
@@ -34,7 +25,7 @@ class KekShape(_Fields):
     in_use: Mapping[int, int]
 
 
-class JobShape(_Fields):
+class JobShape(Fields):
     """One job; `rate` is in units a second, `seconds_left` at that rate."""
 
     id: UUID
@@ -52,7 +43,7 @@ class JobShape(_Fields):
     finished_at: datetime | None
 
 
-class ReleasedVersionShape(_Fields):
+class ReleasedVersionShape(Fields):
     """A purged version that waits for a shred epoch."""
 
     id: UUID
@@ -61,7 +52,7 @@ class ReleasedVersionShape(_Fields):
     released_at: datetime
 
 
-class EpochShape(_Fields):
+class EpochShape(Fields):
     """One shred epoch; `certificate` is a DSSE envelope, signed with a key of /v1/keys/public."""
 
     number: int
@@ -77,7 +68,7 @@ class NewRecoveryKeyShape(Given):
     public_key: str = Field(max_length=4096)
 
 
-class RecoveryKeyShape(_Fields):
+class RecoveryKeyShape(Fields):
     """One registered recovery key; `unsealed` counts stored versions that it does not open."""
 
     id: str
@@ -107,7 +98,7 @@ class PublicKeysShape(BaseModel):
         )
 
 
-class ExportedKeyShape(_Fields):
+class ExportedKeyShape(Fields):
     """Everything that opens one stored object without Strongroom (docs/exit.md)."""
 
     keyset: Mapping[str, Any]

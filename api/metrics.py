@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    start_http_server,
+)
 
 REGISTRY: Final = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
@@ -49,3 +58,96 @@ UNWRAP_CACHE: Final = Gauge(
     ["found"],
     registry=REGISTRY,
 )
+BACKLOG_BYTES: Final = Gauge(
+    "strongroom_journal_backlog_bytes",
+    "Ciphertext of the work that waits or is parked",
+    ["site", "operation", "reason"],
+    registry=REGISTRY,
+)
+SITE_UP: Final = Gauge(
+    "strongroom_site_up", "1 if the site answers this process", ["site"], registry=REGISTRY
+)
+SITE_FENCED: Final = Gauge(
+    "strongroom_site_fenced", "1 if the site was failed over", ["site"], registry=REGISTRY
+)
+SITE_OLDEST_UNVERIFIED: Final = Gauge(
+    "strongroom_site_oldest_unverified_seconds",
+    "How long the longest waiting copy is owed to the site; 0: none is",
+    ["site"],
+    registry=REGISTRY,
+)
+SITE_PARKED: Final = Gauge(
+    "strongroom_site_parked",
+    "Work given up until somebody looks; alarm on any",
+    ["site"],
+    registry=REGISTRY,
+)
+SITE_DEBT: Final = Gauge(
+    "strongroom_site_debt",
+    "Copies that a class wanted before the answer and that are still owed",
+    ["site"],
+    registry=REGISTRY,
+)
+SITE_LOST: Final = Gauge(
+    "strongroom_site_lost_replicas",
+    "Copies found missing or wrong and not repaired yet",
+    ["site"],
+    registry=REGISTRY,
+)
+SITE_INCIDENTS: Final = Gauge(
+    "strongroom_site_open_incidents", "Incidents that are not resolved", ["site"], registry=REGISTRY
+)
+SITE_MISMATCHES: Final = Gauge(
+    "strongroom_site_mismatches",
+    "Copies found missing or wrong, ever: as PostgreSQL counts them, it only grows",
+    ["site"],
+    registry=REGISTRY,
+)
+SITE_REPAIRS: Final = Gauge(
+    "strongroom_site_repairs",
+    "Those of them that were copied anew from the other site; it only grows",
+    ["site"],
+    registry=REGISTRY,
+)
+SITE_READ_WITHIN_PERIOD: Final = Gauge(
+    "strongroom_site_read_within_period",
+    "The share of copies that were read back and hashed within the scrub's period, 0 to 1",
+    ["site"],
+    registry=REGISTRY,
+)
+SCRUB_AGE: Final = Gauge(
+    "strongroom_scrub_age_seconds",
+    "Since the last scrub that went through; NaN before the first",
+    registry=REGISTRY,
+)
+SWEEP_HELD: Final = Gauge(
+    "strongroom_sweep_held", "1 while the sweep waits for a person", registry=REGISTRY
+)
+FAILOVER_READS: Final = Gauge(
+    "strongroom_failover_reads",
+    "Reads that the other site had to help, since this process started",
+    registry=REGISTRY,
+)
+REPLICATION_LAG: Final = Histogram(
+    "strongroom_replication_lag_seconds",
+    "From an upload's commit to the copy that was read back",
+    ["site"],
+    buckets=(0.05, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 86400),
+    registry=REGISTRY,
+)
+
+
+@contextmanager
+def served(listen: str | None) -> Iterator[None]:
+    """Show the metrics at ``HOST:PORT``, for a process without the API. Raises: OSError: it is taken."""
+    if listen is None:
+        yield
+        return
+    host, _, port = listen.rpartition(":")
+    server, thread = start_http_server(int(port), host.strip("[]"), REGISTRY)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -215,6 +215,7 @@ class Settings(BaseSettings):
         database_connections: most connections one process holds.
         trusted_proxies: addresses or networks whose forwarded addresses are believed.
         threads: requests worked on at a time.
+        worker_metrics_listen: ``HOST:PORT`` at which a `worker` process shows its metrics; None: nowhere.
     """
 
     model_config = SettingsConfigDict(
@@ -240,6 +241,7 @@ class Settings(BaseSettings):
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
     threads: Annotated[int, Field(ge=4, le=500)] = 40
     log_format: LogFormat = LogFormat.HUMAN
+    worker_metrics_listen: str | None = None
 
     @field_validator("trusted_proxies", mode="before")
     @classmethod
@@ -253,11 +255,10 @@ class Settings(BaseSettings):
             ip_network(network)
         return value
 
-    @field_validator("listen")
+    @field_validator("listen", "worker_metrics_listen")
     @classmethod
-    def _host_and_port(cls, value: str) -> str:
-        host, _, port = value.rpartition(":")
-        if not host or not port.isdecimal() or int(port) > MAX_PORT:
+    def _host_and_port(cls, value: str | None) -> str | None:
+        if value is not None and not _is_host_and_port(value):
             raise ValueError("is written HOST:PORT, for instance 127.0.0.1:8300")
         return value
 
@@ -355,6 +356,11 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _is_host_and_port(value: str) -> bool:
+    host, _, port = value.rpartition(":")
+    return bool(host) and port.isdecimal() and int(port) <= MAX_PORT
 
 
 def _refuse_unknown_names() -> None:

@@ -36,6 +36,15 @@ class Given(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
+class Fields(BaseModel):
+    """A shape that publishes fields of a thing under their own names, and no others of it."""
+
+    @classmethod
+    def of(cls, found: object) -> Self:
+        """The shape of `found`."""
+        return cls.model_validate(found, from_attributes=True)
+
+
 class PageShape(BaseModel, Generic[Item]):
     """A page of a list; ask for the next with `page_token`."""
 

@@ -11,7 +11,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Final
 
-from api import metrics
+from api import metrics, sitemetrics
 from api.bootstrap import Services
 from keymgmt.errors import KeyManagementError
 from replication.worker import ANY_SIZE, SMALL_FIRST, ReplicationWorker
@@ -88,9 +88,7 @@ class Worker:
         if purged:
             _log.info("purged %d documents", purged)
         self._services.idempotency.expire()
-        metrics.BACKLOG.clear()
-        for row in self._services.journal.backlog():
-            metrics.BACKLOG.labels(row.site, row.operation, row.reason).set(row.waiting)
+        sitemetrics.publish(self._services.sites.statuses.current())
         self._rotate_and_retire_when_due()
 
     def watch_sites(self) -> None:
@@ -113,6 +111,7 @@ class Worker:
             services.incidents,
             metrics.INTEGRITY_FAILURES.inc,
             bulks,
+            sitemetrics.observe,
         )
 
     def _work_off(self, run_one: Callable[[], bool], idle_seconds: float) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from replication.sitemarks import MarkState, SiteMarks
-from vault.errors import JobUnderWay
+from vault.errors import JobUnderWay, NotFound
 from vault.incidents import Incidents
 from vault.jobs import JobKind, Jobs
 from vault.objects.health import SiteHealth
@@ -18,6 +18,13 @@ RESYNC_OF: Final = {"a": JobKind.RESYNC_A, "b": JobKind.RESYNC_B}
 LEAST_BETWEEN_SCRUBS: Final = timedelta(hours=1)
 
 _log = logging.getLogger(__name__)
+
+
+def resync_of(site: str) -> JobKind:
+    """The kind of job that resyncs a site. Raises: NotFound: there is no such site."""
+    if site not in RESYNC_OF:
+        raise NotFound("site")
+    return RESYNC_OF[site]
 
 
 class SiteWatch:

@@ -7,6 +7,7 @@ new class, and a document moves there by a recorded change.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -59,8 +60,12 @@ class NewClass:
 class Classes:
     """The classes of this vault."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self, database: Database, without_object_lock: Callable[[], Sequence[str]]
+    ) -> None:
+        """`without_object_lock` names the sites whose stores cannot lock objects just now."""
         self._database = database
+        self._without_object_lock = without_object_lock
         self._known: dict[str, DocumentClass] = {}
 
     def add(self, actor: Actor, new: NewClass) -> DocumentClass:
@@ -68,7 +73,13 @@ class Classes:
 
         Raises:
             AlreadyExists: there is one of this name.
+            InvalidValue: its versions are to be locked, and a site's store cannot.
         """
+        if new.worm_days is not None and (lacking := self._without_object_lock()):
+            raise InvalidValue(
+                f"worm_days needs object lock at both sites; site {' and site '.join(lacking)} has "
+                "none, or does not answer: `strongroom doctor` says which"
+            )
         values = {
             "name": new.name,
             "media_types": list(new.media_types),
@@ -102,6 +113,11 @@ class Classes:
                 raise UnknownClass
             self._known[name] = _class(rows[0])
         return self._known[name]
+
+    def locking(self) -> list[str]:
+        """The names of those whose versions are locked. Raises: DatabaseUnavailable."""
+        query = select(classes.c.name).where(classes.c.worm_days.is_not(None))
+        return [row.name for row in self._database.execute(query.order_by(classes.c.name), {})]
 
     def list(self, request: PageRequest) -> Page[DocumentClass]:
         """A page of classes, newest first. Raises: InvalidPageToken."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.metadata import version as version_of
 from typing import Annotated
@@ -12,12 +14,12 @@ from typing import Annotated
 import typer
 
 from api import doctor as doctor_checks
-from api import logs, server
+from api import logs, metrics, server
 from api.bootstrap import build
 from api.commands.local import Home, Json, explained, given, say
 from api.first_start import ADMINISTRATOR, DEMO, create_once
 from api.home import lock_home
-from api.settings import SettingsError, load
+from api.settings import Settings, SettingsError, load
 from api.worker import Worker
 from migrations.run import upgrade
 
@@ -60,6 +62,8 @@ def serve(
 def worker(home: Home = None) -> None:
     """Replicate, sweep and purge in a process of its own; needs STRONGROOM_DATABASE_URL.
 
+    STRONGROOM_WORKER_METRICS_LISTEN says where its metrics are shown.
+
     Example: strongroom worker
     """
     with explained():
@@ -70,7 +74,7 @@ def worker(home: Home = None) -> None:
                 "set STRONGROOM_DATABASE_URL to run workers of their own"
             )
         logs.configure(settings.log_format)
-        with build(settings) as services:
+        with _metrics_served(settings), build(settings) as services:
             _work_until_told(Worker(services))
 
 
@@ -111,6 +115,19 @@ def version(as_json: Json = False) -> None:
     """Print the version. Example: strongroom version"""
     found = version_of("strongroom")
     say({"version": found}, f"strongroom {found}", as_json=as_json)
+
+
+@contextmanager
+def _metrics_served(settings: Settings) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(metrics.served(settings.worker_metrics_listen))
+        except OSError as exc:
+            raise SettingsError(
+                f"cannot listen on {settings.worker_metrics_listen}: {exc.strerror}; "
+                "correct STRONGROOM_WORKER_METRICS_LISTEN"
+            ) from exc
+        yield
 
 
 def _work_until_told(running: Worker) -> None:
