@@ -48,6 +48,8 @@ _CLASS: Final = (
     "durability",
     "retention_days",
     "bin_days",
+    "if_peer_away",
+    "worm_days",
 )
 _HOLD: Final = ("id", "document_id", "reason", "placed_at", "placed_by", "released_at")
 
@@ -143,6 +145,13 @@ def add_class(
         int | None, typer.Option(help="kept at least, from the newest version")
     ] = None,
     bin_days: Annotated[int | None, typer.Option(help="kept at least in the bin")] = None,
+    if_peer_away: Annotated[
+        str | None,
+        typer.Option(help="of a sync class: refuse uploads, or degrade: take them, and owe"),
+    ] = None,
+    worm_days: Annotated[
+        int | None, typer.Option(help="versions are locked at both stores that long")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Add a class; it cannot be edited. Example: strongroom class add scans --media-type image/*"""
@@ -153,6 +162,8 @@ def add_class(
         "durability": durability,
         "retention_days": retention_days,
         "bin_days": bin_days,
+        "if_peer_away": if_peer_away,
+        "worm_days": worm_days,
     }
     body = {key: value for key, value in given.items() if value is not None}
     post(context, as_json, "/v1/classes", body)

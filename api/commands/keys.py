@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -93,7 +94,7 @@ def retire(
     Example: strongroom key retire documents --yes
     """
     path = f"/v1/keys/{_checked(purpose)}/retire"
-    _confirm(f"Destroy every version of the KEK {purpose} but the newest?", yes=yes)
+    confirm(f"Destroy every version of the KEK {purpose} but the newest?", yes=yes)
     post(context, as_json, path)
 
 
@@ -119,7 +120,7 @@ def shred(
         path = "/v1/keys/epochs/next"
         show_list(context, as_json, path, options, _RELEASED, all_pages=all_pages)
         return
-    _confirm("Destroy all KEK versions so far, and with them what was purged?", yes=yes)
+    confirm("Destroy all KEK versions so far, and with them what was purged?", yes=yes)
     run_job(context, as_json, "/v1/keys/epochs", "shred", no_wait=no_wait)
 
 
@@ -238,17 +239,22 @@ def run_job(
     *,
     no_wait: bool,
     body: dict[str, Any] | None = None,
+    is_wrong: Callable[[dict[str, Any]], bool] = lambda _: False,
 ) -> None:
-    """Start a job and follow it to its end; exit 1 if it failed or found something wrong."""
+    """Start a job and follow it to its end; exit 1 if it failed or found something wrong.
+
+    Args:
+        is_wrong: whether the result of a job that was done says so.
+    """
     with connected(context, as_json) as client:
         started = client.call("POST", path, json=body)
-        ended = started if no_wait else _followed(client, started, label)
+        ended = started if no_wait else followed(client, started, label)
         show(context, ended)
-    if _is_wrong(ended):
+    if _is_wrong(ended) or is_wrong(ended.get("result") or {}):
         raise typer.Exit(FOUND_WRONG)
 
 
-def _followed(client: Client, started: dict[str, Any], label: str) -> dict[str, Any]:
+def followed(client: Client, started: dict[str, Any], label: str) -> dict[str, Any]:
     """The job once it ended. Interrupting this leaves it running."""
     found = started
     try:
@@ -267,13 +273,14 @@ def _is_wrong(ended: dict[str, Any]) -> bool:
     return ended["state"] in ("failed", "stopped") or bool(result.get("failed"))
 
 
-def _confirm(question: str, *, yes: bool) -> None:
+def confirm(question: str, *, yes: bool, why: str = "this cannot be undone") -> None:
+    """Go on if a person says so; exit 2 if not, or if there is none to ask and no `yes`."""
     if yes:
         return
     if not sys.stdin.isatty():
-        typer.echo("strongroom: this cannot be undone; say --yes to do it", err=True)
+        typer.echo(f"strongroom: {why}; say --yes to do it", err=True)
         raise typer.Exit(COULD_NOT_RUN)
-    if not typer.confirm(f"{question} This cannot be undone."):
+    if not typer.confirm(f"{question} {why.capitalize()}.", err=True):
         raise typer.Exit(COULD_NOT_RUN)
 
 

@@ -40,6 +40,9 @@ PIPE_COLUMNS: Final = 2000
 AsJson = Annotated[bool, typer.Option("--json", help="print the API's JSON")]
 PageSize = Annotated[int, typer.Option(min=1, max=1000, help="items a page")]
 PageToken = Annotated[str | None, typer.Option(help="next_page_token of the page before")]
+Reworded = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""An item with values in a form for people."""
+
 Everything = Annotated[bool, typer.Option("--all", help="follow the pages to the end")]
 
 
@@ -92,10 +95,12 @@ def show_list(
     columns: Sequence[str],
     *,
     all_pages: bool,
+    reworded: Reworded = lambda item: item,
 ) -> None:
     """GET a list, and show the page or all of them."""
     with connected(context, as_json) as client:
-        show_pages(context, client.pages("GET", path, options), columns, all_pages=all_pages)
+        pages = client.pages("GET", path, options)
+        show_pages(context, pages, columns, all_pages=all_pages, reworded=reworded)
 
 
 def show(context: typer.Context, answer: Mapping[str, Any], *, err: bool = False) -> None:
@@ -115,8 +120,9 @@ def show_pages(
     columns: Sequence[str],
     *,
     all_pages: bool,
+    reworded: Reworded = lambda item: item,
 ) -> None:
-    """The first page as the API gave it, or all of them as one list."""
+    """The first page as the API gave it, or all of them as one list; in a table, each item `reworded`."""
     page = next(pages)
     items = page.get("items", [])
     if all_pages:
@@ -125,7 +131,7 @@ def show_pages(
         whole = {"items": items, "next_page_token": None}
         typer.echo(printable_json(whole if all_pages else page))
         return
-    _show_table(items, columns)
+    show_table(list(map(reworded, items)), columns)
     if not all_pages and page.get("next_page_token"):
         _tell(f"more: --page-token {page['next_page_token']}, or --all")
 
@@ -149,7 +155,8 @@ def progress_bar(
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _show_table(items: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+def show_table(items: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """A line for each item."""
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
     table = Table(box=None, pad_edge=False)
     for column in columns:
@@ -205,11 +212,12 @@ def _in_words(name: str, value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     if name.endswith(("_at", "_after")):
-        return _utc(str(value))
+        return utc(str(value))
     return str(value)
 
 
-def _utc(moment: str) -> str:
+def utc(moment: str) -> str:
+    """A moment of the API's in UTC, to the second."""
     try:
         return datetime.fromisoformat(moment).astimezone(UTC).isoformat(timespec="seconds")
     except ValueError:
