@@ -177,7 +177,9 @@ def build(settings: Settings) -> Iterator[Services]:
     """
     with ExitStack() as stack:
         database = Database(
-            _service_url(settings, stack), connections=settings.database_connections
+            _service_url(settings, stack),
+            connections=settings.database_connections,
+            name=f"strongroom-{settings.local_site}",
         )
         stack.callback(database.dispose)
         _refuse_unsafe_database(database)

@@ -45,7 +45,6 @@ NOT_AT_STANDBY: Final = text("SET LOCAL synchronous_commit TO local")
 
 _CONNECTION: Final = {
     "connect_timeout": 3,
-    "application_name": "strongroom",
     # A server whose machine or network is gone sends no reset; by default TCP notices after hours.
     "keepalives_idle": 5,
     "keepalives_interval": 3,
@@ -117,7 +116,12 @@ class Database:
     """Connections to one PostgreSQL database under one role. Safe for threads."""
 
     def __init__(
-        self, url: str, *, connections: int = 32, commit_seconds: float = COMMIT_SECONDS
+        self,
+        url: str,
+        *,
+        connections: int = 32,
+        commit_seconds: float = COMMIT_SECONDS,
+        name: str = "strongroom",
     ) -> None:
         """Opens nothing yet; the first use connects.
 
@@ -125,12 +129,13 @@ class Database:
             url: SQLAlchemy URL of the role to act as. It may name several hosts.
             connections: most connections this process holds at a time.
             commit_seconds: how long a commit waits for the standby, and for a server that hangs.
+            name: what PostgreSQL shows of the connections in `pg_stat_activity`.
         """
         self._watch = CommitWatch(commit_seconds)
         # A pool of its own for single statements: switching a connection's mode costs round trips.
-        self._engine = _engine(url, connections // 2)
+        self._engine = _engine(url, connections // 2, name)
         self._autocommit = _engine(
-            url, connections - connections // 2, isolation_level="AUTOCOMMIT"
+            url, connections - connections // 2, name, isolation_level="AUTOCOMMIT"
         )
 
     @contextmanager
@@ -198,14 +203,14 @@ class Database:
         return self._engine
 
 
-def _engine(url: str, connections: int, **options: Any) -> Engine:
+def _engine(url: str, connections: int, name: str, **options: Any) -> Engine:
     engine = create_engine(
         url,
         pool_size=connections,
         max_overflow=0,
         pool_timeout=5,
         hide_parameters=True,
-        connect_args=_CONNECTION | {"options": _options(url)},
+        connect_args=_CONNECTION | {"application_name": name, "options": _options(url)},
         **options,
     )
     event.listen(engine, "connect", listen)

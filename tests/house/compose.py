@@ -94,8 +94,12 @@ SERVICES: Final = {name: Service(name, spec) for name, spec in COMPOSE["services
 
 
 def start_order() -> Iterator[Service]:
-    """Each service after those it depends on."""
-    graph = {name: service.spec.get("depends_on", {}) for name, service in SERVICES.items()}
+    """Each service that starts without being asked for, after those it depends on."""
+    graph = {
+        name: service.spec.get("depends_on", {})
+        for name, service in SERVICES.items()
+        if "profiles" not in service.spec
+    }
     return (SERVICES[name] for name in TopologicalSorter(graph).static_order())
 
 

@@ -85,10 +85,27 @@ def test_no_secret_is_written_down_and_none_has_a_default() -> None:
 
 
 def test_only_the_api_is_reachable_from_outside() -> None:
-    assert {name for name, service in SERVICES.items() if "ports" in service.spec} == {"api"}
+    assert {name for name, service in SERVICES.items() if "ports" in service.spec} == {
+        "api",
+        "api-b",
+    }
     outside = {name for name, given in COMPOSE["networks"].items() if not given}
     for name, service in SERVICES.items():
-        assert set(service.spec["networks"]) & outside == ({"edge"} if name == "api" else set())
+        assert set(service.spec["networks"]) & outside == (
+            {"edge"} if name in ("api", "api-b") else set()
+        )
+
+
+@pytest.mark.parametrize("name", ["api", "worker"])
+def test_site_b_runs_the_same_with_that_site_as_the_local_one(name: str) -> None:
+    here, there = (SERVICES[each].spec for each in (name, f"{name}-b"))
+    differing = {key for key in here.keys() | there.keys() if here.get(key) != there.get(key)}
+    assert differing == {"environment", "volumes", "profiles"} | (
+        {"ports"} if name == "api" else set()
+    )
+    settings = SERVICES[f"{name}-b"].environment
+    assert {**SERVICES[name].environment, "STRONGROOM_LOCAL_SITE": "b"} == settings
+    assert SERVICES[name].environment["STRONGROOM_LOCAL_SITE"] == "a"
 
 
 def test_only_postgres_and_migrate_see_the_owner() -> None:

@@ -161,7 +161,7 @@ def test_the_service_is_hardened_as_the_others_are() -> None:
     assert OVERLAY["networks"] == {"kms": {"internal": True}}
 
 
-@pytest.mark.parametrize("name", ["api", "worker"])
+@pytest.mark.parametrize("name", ["api", "worker", "api-b", "worker-b"])
 def test_api_and_worker_wait_for_it_and_speak_tls_to_it(name: str) -> None:
     service = OVERLAY["services"][name]
     assert service["depends_on"]["openbao"] == {"condition": "service_healthy"}
