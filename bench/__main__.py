@@ -41,7 +41,8 @@ def _measured(names: list[str], plan: Plan) -> Iterator[Result]:
     with open_world() as world:
         for name in names:
             for result in BENCHES[name](world, plan):
-                print(f"bench: {result.what}: done", file=sys.stderr)
+                # At once, so that a run that breaks off has not measured for nothing.
+                print("bench:", "; ".join(filter(None, result.as_row())), file=sys.stderr)
                 yield result
 
 

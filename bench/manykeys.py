@@ -27,11 +27,10 @@ def run(world: World, plan: Plan) -> Iterator[Result]:
     ):
         session = vault.session("service")
         fill(services.vault_id, PREFIX, owner, session, plan.keys)
-        few = _measured(services, plan.keys)
+        few = dict(_measured(services, plan.keys))
         fill(services.vault_id, PREFIX, owner, session, plan.many_keys - plan.keys)
-        many = _measured(services, plan.many_keys)
-    for kind, mine in many.items():
-        yield from _compared(kind, few[kind], mine)
+        for kind, many in _measured(services, plan.many_keys):
+            yield from _compared(kind, few[kind], many)
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,10 @@ class _Taken:
     peak_mib: float
 
 
-def _measured(services: Services, keys: int) -> dict[JobKind, _Taken]:
+def _measured(services: Services, keys: int) -> Iterator[tuple[JobKind, _Taken]]:
     services.keks.rotate(None, Purpose.DOCUMENTS)
-    return {kind: _job(services, kind, keys) for kind in (JobKind.REWRAP, JobKind.DRILL)}
+    for kind in (JobKind.REWRAP, JobKind.DRILL):
+        yield kind, _job(services, kind, keys)
 
 
 def _job(services: Services, kind: JobKind, keys: int) -> _Taken:
