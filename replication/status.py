@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 
 from vault.access.authorise import require
 from vault.access.policy import Action
@@ -20,6 +20,9 @@ from vault.objects.store import Capabilities, StoreError
 from vault.sweephold import SweepHold, SweepHolds
 
 PROBE_EVERY: Final = timedelta(minutes=10)
+
+COUNT_SHARE: Final = 0.02
+"""The part of its time that counting all versions may take of a process that looks by itself."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,14 @@ class SiteStatus:
 
 
 @dataclass(frozen=True)
+class _Counts:
+    """What takes a walk over all versions: `Status.versions`, and by site the like-named of `SiteStatus`."""
+
+    versions: int
+    by_site: Mapping[str, Row[Any]]
+
+
+@dataclass(frozen=True)
 class Status:
     """All of it.
 
@@ -113,26 +124,45 @@ class SiteStatuses:
         self._period = period
         self._monotonic = monotonic
         self._probed: dict[str, tuple[float, Capabilities]] = {}
+        self._counts: _Counts | None = None
+        self._count_again_at = 0.0
 
     def view(self, actor: Actor) -> Status:
         """The status now. Raises: NotAllowed, DatabaseUnavailable."""
         require(actor.caller, Action.SITE_LIST)
         with self._database.transaction() as connection:
             record(connection, AccessEvent(EventType.SITES_VIEWED, actor))
-        return self.current()
+        return self._status(self._count())
 
     def current(self) -> Status:
-        """The status now, for the service itself. Raises: DatabaseUnavailable."""
+        """The status now, for the service itself; where there are many versions, their counts are older.
+
+        Raises: DatabaseUnavailable.
+        """
+        counts = self._counts
+        if counts is None or self._monotonic() >= self._count_again_at:
+            counts = self._count()
+        return self._status(counts)
+
+    def _count(self) -> _Counts:
+        began = self._monotonic()
+        rows = self._database.execute(_COUNTS, {"period": self._period})
+        counts = _Counts(rows[0].versions, {row.name: row for row in rows})
+        ended = self._monotonic()
+        self._counts, self._count_again_at = counts, ended + (ended - began) / COUNT_SHARE
+        return counts
+
+    def _status(self, counts: _Counts) -> Status:
         backlog = self._journal.backlog()
-        rows = self._database.execute(_SITES, {"period": self._period})
+        rows = self._database.execute(_SITES, {})
         first = rows[0]
         return Status(
-            versions=first.versions,
+            versions=counts.versions,
             epoch=first.newest_epoch,
             sweep_hold=self._sweep_holds.current(),
             scrubbed_at=first.scrubbed_at,
             scrubbed_seconds=_seconds(first.scrubbed_at, first.as_of),
-            sites=tuple(self._site(row, backlog) for row in rows),
+            sites=tuple(self._site(row, backlog, counts.by_site[row.name]) for row in rows),
         )
 
     def without_object_lock(self) -> list[str]:
@@ -154,31 +184,28 @@ class SiteStatuses:
         self._probed[site] = (self._monotonic(), found)
         return found
 
-    def _site(self, row: object, backlog: list[Backlog]) -> SiteStatus:
-        found = row._mapping  # type: ignore[attr-defined]  # noqa: SLF001 (a row's own)
-        name = found["name"]
-        owed = tuple(each for each in backlog if each.site == name)
+    def _site(self, row: Row[Any], backlog: Sequence[Backlog], counts: Row[Any]) -> SiteStatus:
+        owed = tuple(each for each in backlog if each.site == row.name)
         waits = [each.oldest_at for each in owed if each.operation is Operation.COPY]
         oldest = min(waits, default=None)
-        counted = found["counted"]
         return SiteStatus(
-            name=name,
-            is_local=name == self._local_site,
-            is_up=self._health.is_up(name),
-            is_fenced=found["is_fenced"],
-            epoch=found["epoch"],
-            capabilities=self.capabilities(name),
-            counted=counted,
-            verified=found["verified"],
-            lost=found["lost"],
+            name=row.name,
+            is_local=row.name == self._local_site,
+            is_up=self._health.is_up(row.name),
+            is_fenced=row.is_fenced,
+            epoch=row.epoch,
+            capabilities=self.capabilities(row.name),
+            counted=counts.counted,
+            verified=counts.verified,
+            lost=row.lost,
             backlog=owed,
             oldest_unverified_at=oldest,
-            oldest_unverified_seconds=_seconds(oldest, found["as_of"]),
-            oldest_read_at=found["oldest_read_at"],
-            read_within_period=found["recently_read"] / counted if counted else 1.0,
-            open_incidents=found["open_incidents"],
-            mismatches=found["mismatches"],
-            repairs=found["repairs"],
+            oldest_unverified_seconds=_seconds(oldest, row.as_of),
+            oldest_read_at=counts.oldest_read_at,
+            read_within_period=counts.recently_read / counts.counted if counts.counted else 1.0,
+            open_incidents=row.open_incidents,
+            mismatches=row.mismatches,
+            repairs=row.repairs,
         )
 
 
@@ -189,25 +216,30 @@ def _seconds(since: datetime | None, until: datetime) -> float | None:
 
 _SITES: Final = text(
     """
-    SELECT s.name, s.epoch, s.is_fenced, c.*, i.*, now() AS as_of,
+    SELECT s.name, s.epoch, s.is_fenced, i.*, now() AS as_of,
            (SELECT epoch FROM topology) AS newest_epoch,
-           (SELECT count(*) FROM versions) AS versions,
-           (SELECT max(finished_at) FROM jobs WHERE kind = 'scrub' AND state = 'done') AS scrubbed_at
+           (SELECT max(finished_at) FROM jobs WHERE kind = 'scrub' AND state = 'done') AS scrubbed_at,
+           (SELECT count(*) FROM replicas WHERE site = s.name AND lost_at IS NOT NULL) AS lost
     FROM sites s CROSS JOIN LATERAL (
         SELECT count(*) FILTER (WHERE resolved_at IS NULL) AS open_incidents,
                count(*) FILTER (WHERE kind IN ('missing', 'damaged')) AS mismatches,
                count(*) FILTER (WHERE kind IN ('missing', 'damaged') AND resolution = 'repaired')
                    AS repairs
         FROM incidents WHERE site = s.name) i
-    CROSS JOIN LATERAL (
-        SELECT count(*) FILTER (WHERE is_there) AS counted,
+    ORDER BY s.name"""
+)
+
+_COUNTS: Final = text(
+    """
+    SELECT s.name, c.*
+    FROM sites s CROSS JOIN LATERAL (
+        SELECT count(*) AS versions,
+               count(*) FILTER (WHERE is_there) AS counted,
                count(verified_at) FILTER (WHERE is_there) AS verified,
-               count(lost_at) AS lost,
                min(verified_at) FILTER (WHERE is_there) AS oldest_read_at,
                count(*) FILTER (WHERE is_there AND verified_at > now() - :period) AS recently_read
-        FROM (SELECT r.verified_at, r.lost_at,
+        FROM (SELECT r.verified_at,
                      (v.site = s.name OR r.verified_at IS NOT NULL) AND r.lost_at IS NULL AS is_there
               FROM versions v
-              LEFT JOIN replicas r ON r.object_id = v.object_id AND r.site = s.name) copies) c
-    ORDER BY s.name"""
+              LEFT JOIN replicas r ON r.object_id = v.object_id AND r.site = s.name) copies) c"""
 )

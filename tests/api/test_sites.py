@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from itertools import count
 from threading import Event, Thread
 from typing import Any, Final
 from uuid import uuid4
@@ -13,13 +14,17 @@ import pytest
 from sqlalchemy import Engine, text
 
 from api.settings import KmsSettings
+from replication.reading import CopyState
+from replication.status import SiteStatuses
 from tests.api.helpers import named, upload
 from tests.api.test_damage import flip, object_file
 from tests.flows.epochs import run_job, site_b_away
 from tests.replicating import make_all_due, work_off
 from tests.running import RunningService
 from vault import clock
-from vault.journal import MAX_ATTEMPTS, Bulk
+from vault.incidents import FoundBy, IncidentKind
+from vault.inventory import Stored
+from vault.journal import MAX_ATTEMPTS, Bulk, enqueue_deletes
 from vault.objects.keys import object_key
 from vault.sweephold import HoldReason, hold
 
@@ -71,9 +76,9 @@ def park(service: RunningService) -> None:
             assert service.services.journal.failed(task, "seen in a test")
 
 
-def put_orphans(service: RunningService, count: int) -> None:
+def put_orphans(service: RunningService, number: int) -> None:
     """Objects at site a that nothing explains, known for two days."""
-    for _ in range(count):
+    for _ in range(number):
         service.services.stores["a"].put(object_key(uuid4()), b"whose?")
     run_job(service, "/v1/sites/scrub")
     with service.services.database.transaction() as connection:
@@ -155,6 +160,27 @@ def test_the_status_tells_what_is_owed_until_it_is_verified(
         assert site["is_up"]
         assert site["capabilities"]["partial_content"]
     assert "api:sites:viewed" in events(owner)
+
+
+def test_a_worker_does_not_count_all_versions_all_the_time(service: RunningService) -> None:
+    services = service.services
+    statuses = SiteStatuses(
+        database=services.database,
+        health=services.health,
+        journal=services.journal,
+        sweep_holds=services.sites.sweep_holds,
+        local_site="a",
+        period=timedelta(days=30),
+        monotonic=count(step=4).__next__,  # a count takes 4 seconds
+    )
+    assert statuses.current().versions == 0
+    upload(service.demo, b"not counted yet")
+    again = statuses.current()
+    assert again.versions == 0
+    assert sum(row.waiting for site in again.sites for row in site.backlog) == 1
+    for _ in range(20):
+        statuses.current()
+    assert statuses.current().versions == 1
 
 
 def test_the_status_shows_a_site_that_is_away(service: RunningService) -> None:
@@ -427,3 +453,41 @@ def test_a_read_that_the_other_site_helped_is_counted(service: RunningService) -
     answer = service.demo.get(f"/v1/documents/{document['id']}/content")
     assert answer.content == b"from b"
     assert "strongroom_failover_reads 1.0" in service.demo.get("/metrics").text
+
+
+# What was found wrong with the core
+
+
+def test_the_incident_of_a_parked_delete_ends_with_the_delete(service: RunningService) -> None:
+    object_id = uuid4()
+    with service.services.database.transaction() as connection:
+        enqueue_deletes(connection, [object_id], ["b"])
+    park(service)
+    incidents = service.services.incidents
+    assert incidents.object_found("b", object_id, IncidentKind.PARKED, FoundBy.COPY)
+    assert sites(service)["b"]["open_incidents"] == 1
+    service.admin.post("/v1/sites/parked/retry")
+    work_off(service.services)
+    assert sites(service)["b"]["open_incidents"] == 0
+
+
+def test_a_look_that_meets_a_purge_finds_nothing_wrong(service: RunningService) -> None:
+    gone = Stored(uuid4(), uuid4(), 1, 10, b"\0" * 32, clock.now())
+    reading = service.services.sites.verify._reading
+    assert reading.read("a", [gone], FoundBy.VERIFY) == [CopyState.PURGED]
+    assert service.admin.get("/v1/sites/incidents").json()["items"] == []
+
+
+def test_orphans_that_are_explained_by_now_do_not_end_the_removal(
+    service: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(service.demo, b"makes this process reserve upload rows")
+    put_orphans(service, 1)
+    with service.services.database.transaction() as connection:
+        explained = """
+            INSERT INTO orphans (object_id, site, size_bytes, first_seen_at)
+            SELECT object_id, 'a', 1, now() - interval '3 days' FROM uploads LIMIT 5"""
+        assert connection.execute(text(explained)).rowcount == 5
+    monkeypatch.setattr("vault.orphans.LIMIT", 1)
+    assert service.admin.post("/v1/sites/orphans/remove").json() == {"count": 1}
+    assert service.admin.get("/v1/sites/orphans").json()["items"] == []
