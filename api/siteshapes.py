@@ -128,7 +128,7 @@ class OutlookShape(Fields):
     oldest_only_elsewhere: datetime | None
     unverified: int
     parked: int
-    open_uploads: int
+    uploaders: int
 
     @classmethod
     def seen(cls, outlook: Outlook, *, is_up: bool) -> Self:

@@ -34,7 +34,8 @@ class Outlook:
         oldest_only_elsewhere: when the longest waiting of them was stored.
         unverified: versions whose copy there was never read back.
         parked: copies to the site that were given up until somebody looks.
-        open_uploads: uploads under way at the other site, which will be refused.
+        uploaders: processes that take uploads at the other site and were heard of within 5 minutes; what
+            they have under way is refused. (Rows of uploads are reserved ahead, so those are no count.)
     """
 
     site: str
@@ -44,7 +45,7 @@ class Outlook:
     oldest_only_elsewhere: datetime | None
     unverified: int
     parked: int
-    open_uploads: int
+    uploaders: int
 
 
 class Failover:
@@ -145,7 +146,7 @@ _OUTLOOK: Final = text(
            count(*) FILTER (WHERE is_there AND NOT is_verified) AS unverified,
            (SELECT count(*) FROM journal WHERE site = :site AND operation = 'copy'
                                            AND parked_at IS NOT NULL) AS parked,
-           (SELECT count(*) FROM uploads u JOIN processes p ON p.id = u.process_id
-            WHERE u.state = 'open' AND u.site <> :site AND p.alive_until > now()) AS open_uploads
+           (SELECT count(DISTINCT p.id) FROM uploads u JOIN processes p ON p.id = u.process_id
+            WHERE u.state = 'open' AND u.site <> :site AND p.alive_until > now()) AS uploaders
     FROM copies"""
 )

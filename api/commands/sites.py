@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from datetime import datetime
+from itertools import takewhile
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -110,8 +112,7 @@ def fail_over(
 ) -> None:
     """Say what it means that SITE goes on alone, ask, then fence the other site.
 
-    With --yes the number of versions out of reach is accepted as it is said. Without a terminal and without
-    --yes nothing is done: exit 2.
+    --yes accepts what is said. Without it, and without a terminal, nothing is done: exit 2.
 
     Example: strongroom site failover b
     """
@@ -208,10 +209,10 @@ def _verify_one(context: typer.Context, as_json: bool, document_id: UUID | None)
 
 
 def _verify_all(context: typer.Context, as_json: bool) -> bool:
-    """Follow the job, then show its counts and the incidents that are open."""
+    """Follow the job, then show its counts and the incidents that are open, or that it met."""
     with connected(context, as_json) as client:
         ended = followed(client, client.call("POST", "/v1/sites/verify"), "verify")
-        incidents = list(_open_incidents(client))
+        incidents = list(_incidents_of(client, ended))
     if as_json:
         typer.echo(printable_json({"job": ended, "incidents": incidents}))
     else:
@@ -222,9 +223,17 @@ def _verify_all(context: typer.Context, as_json: bool) -> bool:
     return ended["state"] == "done" and all(map(_is_sound, _counts(ended).values()))
 
 
-def _open_incidents(client: Client) -> Iterator[dict[str, Any]]:
-    for page in client.pages("GET", "/v1/sites/incidents", {"open": "true", "page_size": 1000}):
-        yield from page["items"]
+def _incidents_of(client: Client, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Those since the job began, repaired by now or not, and older ones that are still open."""
+    since = datetime.fromisoformat(job["created_at"])
+    found = (each for page in _incident_pages(client) for each in page["items"])
+    yield from takewhile(lambda each: datetime.fromisoformat(each["at"]) >= since, found)
+    for page in _incident_pages(client, open="true"):
+        yield from (each for each in page["items"] if datetime.fromisoformat(each["at"]) < since)
+
+
+def _incident_pages(client: Client, **options: str) -> Iterator[dict[str, Any]]:
+    return client.pages("GET", "/v1/sites/incidents", {"page_size": 1000, **options})
 
 
 def _counts(ended: Mapping[str, Any]) -> dict[str, dict[str, int]]:
@@ -317,9 +326,9 @@ def _outlook_in_words(outlook: Mapping[str, Any]) -> Iterator[str]:
     if outlook["parked"]:
         copies = amounts.count(outlook["parked"], "copy", "copies")
         yield f"- {copies} to it given up until somebody looks (site incidents)"
-    if outlook["open_uploads"]:
-        uploads = amounts.count(outlook["open_uploads"], "upload")
-        yield f"- {uploads} under way at the other site will be refused"
+    if outlook["uploaders"]:
+        processes = amounts.count(outlook["uploaders"], "process", "processes")
+        yield f"- what {processes} of the other site may have under way will be refused"
     if not outlook["is_up"]:
         yield f"- site {name} does not answer just now"
 

@@ -374,6 +374,7 @@ def test_failover_says_what_it_means_and_wants_that_number(service: RunningServi
     outlook = service.admin.get("/v1/sites/b/failover").json()
     assert (outlook["site"], outlook["is_up"], outlook["only_elsewhere"]) == ("b", True, 1)
     assert outlook["only_elsewhere_bytes"] > 0
+    assert outlook["uploaders"] == 1
     refused = service.admin.post("/v1/sites/b/failover", json={"accepted": 0})
     assert problem(refused) == (409, "outlook-worse")
     assert not sites(service)["a"]["is_fenced"]

@@ -21,7 +21,7 @@ from tests.api.helpers import upload
 from tests.api.test_damage import flip, object_file
 from tests.api.test_sites import park, put_orphans, sites
 from tests.flows.test_cli import Cli
-from tests.process import PROGRAM
+from tests.process import PROGRAM, wait_until
 from tests.replicating import make_all_due, work_off
 from tests.running import RunningService
 from vault.sweephold import HoldReason, hold
@@ -162,7 +162,25 @@ def test_verify_all_says_100_per_cent_only_if_it_is(admin: Cli, service: Running
         assert documents[0]["id"] in broken
         as_json = admin.json("site", "verify", "--all", exit_code=1)
     assert as_json["job"]["state"] == "done"
+    assert documents[0]["id"] == as_json["incidents"][0]["document_id"]
     assert [each["kind"] for each in as_json["incidents"]] == ["missing"]
+
+
+def test_verify_all_lists_what_it_met_though_it_is_repaired_by_now(
+    admin: Cli, service: RunningService
+) -> None:
+    before, during = (upload(service.demo, b"v%d" % number) for number in range(2))
+    work_off(service.services)
+    object_file(service, before).unlink()
+    admin.run("site", "verify", before["id"], exit_code=1)
+    work_off(service.services)
+    object_file(service, during).unlink()
+    with working(service):
+        found = admin.json("site", "verify", "--all", exit_code=1)
+        (incident,) = found["incidents"]
+        assert incident["document_id"] == during["id"]
+        assert wait_until(lambda: not admin.json("site", "incidents", "--open")["items"], 20)
+        assert admin.json("site", "verify", "--all")["incidents"] == []
 
 
 # Scrub and resync
