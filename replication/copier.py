@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from vault.journal import Task
+from vault.journal import Reason, Task
 from vault.objects.keys import object_key
 from vault.objects.reading import parts, sha256_of
 from vault.objects.store import (
@@ -65,8 +65,10 @@ class Copier:
         _drop_leftovers(store, key, kept=None)
         store.delete(key)
 
-    def copy(self, task: Task, renew: Renew) -> None:
+    def copy(self, task: Task, renew: Renew) -> str | None:
         """Copy, read back and compare.
+
+        Returns: the site that was copied from; None: what is there is what should be.
 
         Raises:
             SourceUnfit, TargetLies: nothing counts.
@@ -78,6 +80,10 @@ class Copier:
         source, target = self.stores[self.source_of(task)], self.stores[task.site]
         if task.attempts > 1:
             _drop_leftovers(target, key, kept=task.upload_id)
+        # A copy that only seemed lost must not be replaced: by now it may be the last good one.
+        may_be_whole = task.reason in (Reason.REPAIR, Reason.RESYNC) and task.upload_id is None
+        if may_be_whole and _digest(target, key, lambda: _keep(renew, None)) == task.sha256:
+            return None
         try:
             self._send(task, source, target, renew)
         except ObjectMissing as exc:
@@ -86,6 +92,7 @@ class Copier:
             raise SourceUnfit(source.site, is_missing=True) from exc
         if _digest(target, key, lambda: _keep(renew, None)) != task.sha256:
             self._blame(task, source, target)
+        return source.site
 
     def _send(self, task: Task, source: ObjectStore, target: ObjectStore, renew: Renew) -> None:
         key = object_key(task.object_id)

@@ -18,7 +18,7 @@ from typing import Final
 
 from replication.copier import Copier, SourceUnfit, TargetLies, TaskLost
 from vault import clock
-from vault.errors import SiteFenced
+from vault.errors import SiteFenced, VaultError
 from vault.incidents import FoundBy, IncidentKind, Incidents, Loss
 from vault.journal import Bulk, Journal, Operation, Settled, Task
 from vault.objects.health import SiteHealth
@@ -86,26 +86,40 @@ class ReplicationWorker:
         done = _Done()
         try:
             for place, task in enumerate(tasks):
-                try:
-                    self._perform(task, done)
-                except StoreError as exc:
-                    if self._is_away(exc.site):
-                        self._journal.put_back(tasks[place:])
-                        return
-                    self._fail(task, str(exc))
-                except (SourceUnfit, TargetLies) as exc:
-                    self._remember(task, exc)
-                    self._fail(task, str(exc))
-                except TaskLost:
-                    _log.warning("a task was taken over by another worker")
+                if not self._attempt(task, done):
+                    self._journal.put_back(tasks[place:])
+                    return
         finally:
             self._settle(done)
 
+    def _attempt(self, task: Task, done: _Done) -> bool:
+        """Do a task, or note why it failed; False: one of the sites is away."""
+        try:
+            self._perform(task, done)
+        except StoreError as exc:
+            done.given_up.append(task)
+            if self._is_away(exc.site):
+                return False
+            self._fail(task, str(exc))
+        except (SourceUnfit, TargetLies) as exc:
+            self._remember(task, exc)
+            self._fail(task, str(exc))
+        except TaskLost:
+            done.given_up.append(task)
+            _log.warning("a task was purged, or taken over by another worker")
+        except VaultError:
+            raise
+        except Exception as exc:  # noqa: BLE001 (left leased, its row would come back for ever)
+            _log.exception("a journal task met a defect")
+            self._fail(task, f"unexpected: {type(exc).__name__}")
+        return True
+
     def _settle(self, done: _Done) -> None:
-        copied = [(task, self._copier.source_of(task)) for task in done.copied]
-        for settled in self._journal.copied(copied):
+        for settled in self._journal.copied(done.copied):
             self._on_verified(settled)
         self._journal.deleted(done.deleted)
+        copies = [task for task in done.given_up if task.operation is Operation.COPY]
+        self._journal.given_up(copies)
 
     def _perform(self, task: Task, done: _Done) -> None:
         if task.operation is Operation.DELETE:
@@ -113,8 +127,8 @@ class ReplicationWorker:
         elif task.sha256 is None:
             done.deleted.append(task)  # purged between its claim and now: there is nothing to copy
         else:
-            self._copier.copy(task, _Renewal(self._journal, task))
-            done.copied.append(task)
+            source = self._copier.copy(task, _Renewal(self._journal, task))
+            done.copied.append((task, source))
 
     def _delete(self, task: Task, done: _Done) -> None:
         try:
@@ -146,10 +160,16 @@ class ReplicationWorker:
 
 @dataclass
 class _Done:
-    """Tasks of one claim that are done, and are settled together."""
+    """Tasks of one claim that are settled together.
 
-    copied: list[Task] = field(default_factory=list)
+    Attributes:
+        copied: with the sites they were copied from.
+        given_up: copies that did not come to their end, and may have come to a store.
+    """
+
+    copied: list[tuple[Task, str | None]] = field(default_factory=list)
     deleted: list[Task] = field(default_factory=list)
+    given_up: list[Task] = field(default_factory=list)
 
 
 class _Renewal:

@@ -72,6 +72,7 @@ class Task:
     object_id: UUID
     site: str
     operation: Operation
+    reason: Reason
     size_bytes: int
     sha256: bytes | None
     locked_until: datetime | None
@@ -168,7 +169,13 @@ def enqueue_deletes(
         for object_id in object_ids
         for site in sites
     ]
-    connection.execute(insert(journal).values(rows).on_conflict_do_nothing())
+    added = insert(journal).values(rows)
+    # One that is under way may have met the store before what is to be removed came there.
+    connection.execute(
+        added.on_conflict_do_update(
+            constraint="uq_journal_object_id", set_={"lease": None, "due_at": added.excluded.due_at}
+        )
+    )
 
 
 def enqueue_copies(
@@ -223,13 +230,13 @@ class Journal:
         renewed = self._mine(task).values(due_at=func.now() + literal(LEASE), upload_id=upload_id)
         return bool(self._database.execute(renewed.returning(journal.c.id), {}))
 
-    def copied(self, done: Sequence[tuple[Task, str]]) -> list[Settled]:
+    def copied(self, done: Sequence[tuple[Task, str | None]]) -> list[Settled]:
         """Copies were read back and hashed: count the replicas, that of the source too.
 
         Late copies of what was purged meanwhile are removed. A row in other hands is left to them.
 
         Args:
-            done: each task with the site that it was copied from.
+            done: each task with the site that it was copied from, None if the copy was whole already.
 
         Returns: those that count now.
         """
@@ -247,8 +254,14 @@ class Journal:
                 _remove_late(connection, late)
         return list(settled.values())
 
+    def given_up(self, tasks: Sequence[Task]) -> None:
+        """Copies that may have landed all the same: what was purged meanwhile is removed."""
+        if tasks:
+            with self._database.transaction() as connection:
+                _remove_late(connection, tasks)
+
     def deleted(self, tasks: Sequence[Task]) -> None:
-        """The objects are gone from their sites."""
+        """The objects are gone from their sites, and with them what was found wrong with them."""
         if tasks:
             self._database.execute(_DELETED, _ids(tasks))
 
@@ -272,8 +285,12 @@ class Journal:
             self._database.execute(_PUT_BACK, _ids(tasks))
 
     def put_off(self, task: Task, until: datetime) -> None:
-        """The store keeps the object until then, come what may."""
-        mine = self._mine(task).values(due_at=until, lease=None, attempts=0)
+        """The store keeps the object until then, come what may.
+
+        By its own clock: one that seems past is asked about again after a while, not at once.
+        """
+        due_at = func.greatest(until, func.now() + literal(MAX_DELAY))
+        mine = self._mine(task).values(due_at=due_at, lease=None, attempts=0)
         self._database.execute(mine, {})
 
     def retry_parked(self, actor: Actor, site: str | None = None) -> int:
@@ -356,6 +373,7 @@ def _task(row: Any) -> Task:
         object_id=row.object_id,
         site=row.site,
         operation=Operation(row.operation),
+        reason=Reason(row.reason),
         size_bytes=row.size_bytes,
         sha256=None if row.ciphertext_sha256 is None else bytes(row.ciphertext_sha256),
         locked_until=row.locked_until,
@@ -393,7 +411,8 @@ _COPIED = text(
                   extract(epoch FROM now() - j.created_at) AS seconds),
     counted AS (
         INSERT INTO replicas (object_id, site, verified_at)
-        SELECT object_id, site, now() FROM done UNION SELECT object_id, source, now() FROM done
+        SELECT object_id, site, now() FROM done
+        UNION SELECT object_id, source, now() FROM done WHERE source IS NOT NULL
         ON CONFLICT (object_id, site) DO UPDATE SET verified_at = now(), lost_at = NULL),
     repaired AS (
         UPDATE incidents i SET resolved_at = now(), resolution = 'repaired'

@@ -1,0 +1,71 @@
+"""Two sites, of either kind, and processes at both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from api.embedded import DatabaseUrls
+from api.settings import KmsSettings, Settings
+from tests.flows.sites import TwoSites, two_sites
+from tests.running import RunningService
+from tests.servers.require import built, missing
+from tests.servers.s3 import S3Server, Versity
+
+
+@pytest.fixture(scope="session")
+def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[S3Server, S3Server]]:
+    """Two Versity gateways, each with folders of its own, that tests may stop and look into."""
+    binary = built("versity")
+    if binary is None:
+        missing("versity", "run `make servers` (needs Go): an image cannot be looked into")
+    pair = (
+        Versity(binary, tmp_path_factory.mktemp("gateway-a")),
+        Versity(binary, tmp_path_factory.mktemp("gateway-b")),
+    )
+    for server in pair:
+        server.start()
+    try:
+        yield pair
+    finally:
+        for server in pair:
+            server.stop()
+
+
+@pytest.fixture
+def sites_settings(tmp_path: Path, database_urls: DatabaseUrls, keyring: KmsSettings) -> Settings:
+    """For both sites' processes; the KMS is not the point here, so it is a keyring."""
+    return Settings(
+        home=tmp_path / "home",
+        listen="127.0.0.1:0",
+        database_url=SecretStr(database_urls.service),
+        kms=keyring,
+    )
+
+
+@pytest.fixture(params=["folders", "versity"])
+def sites(
+    request: pytest.FixtureRequest, tmp_path: Path, sites_settings: Settings
+) -> Iterator[TwoSites]:
+    """Two folders, or two S3 servers."""
+    with two_sites(
+        request.param, sites_settings, tmp_path, lambda: request.getfixturevalue("gateways")
+    ) as pair:
+        yield pair
+
+
+@pytest.fixture
+def at_a(sites: TwoSites) -> Iterator[RunningService]:
+    """A process at site a, without a worker."""
+    with sites.served("a") as service:
+        yield service
+
+
+@pytest.fixture
+def at_b(sites: TwoSites, at_a: RunningService) -> Iterator[RunningService]:
+    """A process at site b, on the same database."""
+    with sites.served("b", of=at_a) as service:
+        yield service
