@@ -42,7 +42,7 @@ from replication.leavings import Leavings
 from replication.reading import Reading
 from replication.resync import Resync
 from replication.scrub import Pace, Scrub
-from replication.sitemarks import MarkState, SiteMarks
+from replication.sitemarks import MarkState, SiteMarks, marked_sites
 from replication.sitewatch import RESYNC_OF, SiteWatch
 from replication.status import SiteStatuses
 from replication.verify import Verify
@@ -71,7 +71,7 @@ from vault.keyexport import KeyExport
 from vault.objects.directory import DirectoryStore
 from vault.objects.health import SiteHealth
 from vault.objects.s3 import S3Store
-from vault.objects.store import ObjectStore, StoreError
+from vault.objects.store import ObjectStore, StoreError, StoreMisconfigured
 from vault.opening import DocumentKeys
 from vault.orphans import Orphans
 from vault.purge import Purge
@@ -185,7 +185,7 @@ def build(settings: Settings) -> Iterator[Services]:
         _refuse_unsafe_database(database)
         vault_id = vault_id_of(database)
         keys, drill_keys = _open_keys(settings, database, vault_id)
-        health = SiteHealth(_open_stores(settings))
+        health = SiteHealth(_open_stores(settings, marked_sites(database)))
         executors = _Executors(
             stack.enter_context(ThreadPoolExecutor(PART_THREADS, "part")),
             stack.enter_context(ThreadPoolExecutor(PART_THREADS, "peer-part")),
@@ -237,7 +237,7 @@ def open_offline(
         database = Database(_service_url(settings, stack), connections=8)
         stack.callback(database.dispose)
         _refuse_unsafe_database(database)
-        stores = _open_stores(settings)
+        stores = _open_stores(settings, marked_sites(database))
         chosen = site or settings.local_site
         if chosen not in stores:
             raise SettingsError(f"there is no such site; they are {' and '.join(sorted(stores))}")
@@ -531,21 +531,39 @@ def _default_key_file(vault_id: UUID) -> Path:
     return Path.home() / ".local" / "share" / "strongroom" / str(vault_id) / "root.key"
 
 
-def _open_stores(settings: Settings) -> dict[str, ObjectStore]:
-    return {
+def _open_stores(settings: Settings, marked: set[str]) -> dict[str, ObjectStore]:
+    """Both sites' stores, prepared where they answer: each site serves without the other.
+
+    Raises: StoreMisconfigured: the local one.
+    """
+    stores = {
         site: _open_store(site, given, settings.home)
         for site, given in (("a", settings.sites.a), ("b", settings.sites.b))
     }
+    for site, store in stores.items():
+        try:
+            _prepare(store, was_there=site in marked)
+        except StoreError as exc:
+            if isinstance(exc, StoreMisconfigured) and site == settings.local_site:
+                raise
+            _log.warning("a site cannot be used just now: %s", exc)
+    return stores
+
+
+def _prepare(store: ObjectStore, *, was_there: bool) -> None:
+    """A folder that vanished, say a disk that is not mounted, must not be taken for an empty one."""
+    if was_there and isinstance(store, DirectoryStore):
+        store.check()
+    else:
+        store.prepare()
 
 
 def _open_store(site: str, given: SiteSettings, home: Path) -> ObjectStore:
     if given.kind is SiteKind.DIRECTORY:
-        directory = DirectoryStore(site, given.path or home / f"site-{site}")
-        directory.prepare()
-        return directory
+        return DirectoryStore(site, given.path or home / f"site-{site}")
     if not (given.endpoint and given.bucket and given.access_key and given.secret_key):
         raise SettingsError(f"site {site} is not complete")
-    store = S3Store(
+    return S3Store(
         site,
         endpoint=given.endpoint,
         bucket=given.bucket,
@@ -557,8 +575,6 @@ def _open_store(site: str, given: SiteSettings, home: Path) -> ObjectStore:
         object_lock=given.object_lock,
         first_byte_seconds=given.first_byte_seconds,
     )
-    store.prepare()
-    return store
 
 
 _SAFETY = text(

@@ -42,6 +42,12 @@ class _Mark:
     mark: str
 
 
+def marked_sites(database: Database) -> set[str]:
+    """Sites that have a mark, and so were there once. Raises: DatabaseUnavailable."""
+    query = select(sites.c.name).where(sites.c.marker.is_not(None))
+    return {row.name for row in database.execute(query, {})}
+
+
 class SiteMarks:
     """The marks of one vault's sites."""
 

@@ -82,11 +82,14 @@ class Replicas:
         raise worst from next((exc for exc in failures if exc is not worst), None)
 
     def _candidates(self, version: Version) -> list[str]:
-        """Sites in the order of asking: up before away, with a copy before without, local before remote."""
+        """Sites in the order of asking: sound before doubted, with a copy before without, local first."""
 
         def hopes(site: str) -> tuple[bool, bool, bool]:
-            is_up = self._health.is_up(site)
-            return (not is_up, site not in version.durable_on, site != self._local_site)
+            return (
+                self._health.is_doubted(site),
+                site not in version.durable_on,
+                site != self._local_site,
+            )
 
         return sorted(self._health.stores, key=hopes)
 

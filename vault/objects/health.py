@@ -50,6 +50,7 @@ class SiteHealth:
         }
         self._away: dict[str, float] = {}
         self._suspected: set[str] = set()
+        self._doubted: set[str] = set()
         self._checked = dict.fromkeys(stores, float("-inf"))
         self._returned: list[Callable[[str], None]] = []
         self._changed = threading.Event()
@@ -71,12 +72,17 @@ class SiteHealth:
         """Whether the site answered when it was last asked."""
         return site not in self._away
 
+    def is_doubted(self, site: str) -> bool:
+        """Whether it is away, or a call failed and the check that has to follow is not through yet."""
+        return site in self._away or site in self._doubted
+
     def up(self) -> list[str]:
         """The sites that are."""
         return [site for site in self._bare if self.is_up(site)]
 
     def suspect(self, site: str) -> None:
         """A call failed: have the site checked soon."""
+        self._doubted.add(site)
         self._suspected.add(site)
         self._changed.set()
 
@@ -119,6 +125,7 @@ class SiteHealth:
                 _log.warning("site %s is back", site)
                 for told in self._returned:
                     told(site)
+        self._doubted.discard(site)
         self._checked[site] = time.monotonic()
 
 
