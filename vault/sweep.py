@@ -11,19 +11,23 @@ older than the objects, and what looks like an upload that never ended may be so
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
 from sqlalchemy import delete, exists, func, literal, select, text, update
 
 from vault.database import Database
+from vault.journal import Reason, enqueue_deletes
 from vault.objects.keys import object_key
-from vault.objects.store import ObjectStore, StoreError
+from vault.objects.store import ObjectLocked, ObjectStore, StoreError
 from vault.tables import processes, uploads
 
 SECOND_LOOK_AFTER: Final = timedelta(hours=24)
+
+MAX_FAILURES: Final = 3
+"""After so many a round is over: a site is away, and each further one would wait for it."""
 
 _log = logging.getLogger(__name__)
 
@@ -48,26 +52,52 @@ class Sweep:
 
     def run(self, limit: int = 1000) -> int:
         """One round; how many upload rows were taken. Raises: DatabaseUnavailable."""
-        taken = self._database.execute(_TAKE, {"limit": limit})
-        for row in taken:
-            if not self._clear(row.object_id):
-                self._look_again_soon(row.object_id)
-        self._look_again(limit)
+        taken = [row.object_id for row in self._database.execute(_TAKE, {"limit": limit})]
+        seen_before = self._due_again(limit)
+        cleared = self._clear_all([*taken, *seen_before])
+        for object_id in set(taken) - cleared:
+            self._look_again_soon(object_id)
+        self._forget(cleared & set(seen_before))
         self._forget_dead_processes()
         return len(taken)
 
-    def _clear(self, object_id: UUID) -> bool:
-        """At every site: the upload may have been on its way to both."""
+    def _clear_all(self, object_ids: Sequence[UUID]) -> set[UUID]:
+        """Those that are gone at every site. A site that is away is not waited for once for each."""
+        cleared: set[UUID] = set()
+        failures = 0
+        for object_id in object_ids:
+            try:
+                self._clear(object_id)
+            except ObjectLocked as exc:
+                self._leave_to_journal(object_id, exc.until)
+            except StoreError:
+                _log.warning("a swept object could not be deleted yet")
+                failures += 1
+            else:
+                cleared.add(object_id)
+            if failures == MAX_FAILURES:
+                break
+        return cleared
+
+    def _clear(self, object_id: UUID) -> None:
+        """At every site: the upload may have been on its way to both. Raises: StoreError."""
         key = object_key(object_id)
-        try:
-            for store in self._stores.values():
-                for left in store.pending(key):
-                    store.abort_pending(left.key, left.upload_id)
-                store.delete(key)
-        except StoreError:
-            _log.warning("a swept object could not be deleted yet")
-            return False
-        return True
+        for store in self._stores.values():
+            for left in store.pending(key):
+                store.abort_pending(left.key, left.upload_id)
+            store.delete(key)
+
+    def _leave_to_journal(self, object_id: UUID, until: datetime | None) -> None:
+        """A lock may last for years; its end is worth a look, and not each round."""
+        with self._database.transaction() as connection:
+            enqueue_deletes(
+                connection,
+                [object_id],
+                sorted(self._stores),
+                reason=Reason.SWEEP,
+                not_before=until,
+            )
+            connection.execute(delete(uploads).where(uploads.c.object_id == object_id))
 
     def _look_again_soon(self, object_id: UUID) -> None:
         self._database.execute(
@@ -77,18 +107,14 @@ class Sweep:
             {},
         )
 
-    def _look_again(self, limit: int) -> None:
-        rows = self._database.execute(
-            select(uploads.c.object_id)
-            .where(uploads.c.swept_at < func.now() - literal(SECOND_LOOK_AFTER))
-            .limit(limit),
-            {},
-        )
-        for row in rows:
-            if self._clear(row.object_id):
-                self._database.execute(
-                    delete(uploads).where(uploads.c.object_id == row.object_id), {}
-                )
+    def _due_again(self, limit: int) -> list[UUID]:
+        due = uploads.c.swept_at < func.now() - literal(SECOND_LOOK_AFTER)
+        rows = self._database.execute(select(uploads.c.object_id).where(due).limit(limit), {})
+        return [row.object_id for row in rows]
+
+    def _forget(self, object_ids: set[UUID]) -> None:
+        gone = uploads.c.object_id.in_(object_ids)
+        self._database.execute(delete(uploads).where(gone), {})
 
     def _forget_dead_processes(self) -> None:
         has_uploads = exists().where(uploads.c.process_id == processes.c.id)

@@ -209,14 +209,12 @@ class _SealedUpload:
         return self._finish()
 
     def abort(self) -> None:
+        # Only an object that no committed row names may go: an answer to COMMIT can get lost.
+        is_nobodys = self._rows.abandon(self._object_id)
         try:
             self._body.abort()
-        except StoreError:
-            _log.warning("parts of an aborted upload are left to the sweep")
-        try:
-            # Only an object that no committed row names may go: an answer to COMMIT can get lost.
-            if self._rows.abandon(self._object_id):
+            if is_nobodys:
                 self._body.remove()
                 self._rows.forget(self._object_id)
         except (StoreError, VaultError):
-            _log.warning("the object of an aborted upload is left to the sweep")
+            _log.warning("what an aborted upload stored is left to the sweep")

@@ -136,6 +136,10 @@ class BothSites:
 
     def delete(self, key: str) -> None:
         self.both(lambda: self._local.delete(key), lambda: self._peer.delete(key))
+        if self.owed:
+            raise StoreUnavailable(
+                self._peer.site, "it failed, and may hold the object all the same"
+            )
 
     def both(self, local: Callable[[], None], peer: Callable[[], None]) -> None:
         """Do something at both sites; returns when both ended.
