@@ -15,7 +15,6 @@ from api import metrics, sitemetrics
 from api.bootstrap import Services
 from keymgmt.errors import KeyManagementError
 from replication.worker import ANY_SIZE, SMALL_FIRST, ReplicationWorker
-from vault import clock
 from vault.errors import JobUnderWay, VaultError
 from vault.jobs import JobKind
 from vault.journal import Bulk
@@ -84,7 +83,7 @@ class Worker:
         Raises: DatabaseUnavailable, KeyServiceUnavailable, StoreError.
         """
         self._services.sweep.run()
-        purged = self._services.purge.run(clock.now())
+        purged = self._services.purge.run(self._services.database.now())
         if purged:
             _log.info("purged %d documents", purged)
         self._services.idempotency.expire()
@@ -93,7 +92,7 @@ class Worker:
 
     def watch_sites(self) -> None:
         """One look at the sites. Raises: DatabaseUnavailable."""
-        self._services.sites.watch.look(clock.now())
+        self._services.sites.watch.look(self._services.database.now())
 
     def _rotate_and_retire_when_due(self) -> None:
         kms, keks = self._services.settings.kms, self._services.keks

@@ -14,7 +14,6 @@ from uuid import UUID
 
 from sqlalchemy import select
 
-from vault import clock
 from vault.database import Database
 from vault.objects.health import SiteHealth
 from vault.objects.keys import PREFIX, object_id_of
@@ -34,7 +33,7 @@ class Leavings:
 
     def clear(self, site: str) -> int:
         """Drop them; how many there were. Raises: StoreError, DatabaseUnavailable."""
-        store, oldest = self.health.stores[site], clock.now() - self.grace
+        store, oldest = self.health.stores[site], self.database.now() - self.grace
         pending = [each for each in store.pending(PREFIX) if each.started_at < oldest]
         wanted = self._wanted(pending)
         dropped = [each for each in pending if object_id_of(each.key) not in wanted]

@@ -25,7 +25,6 @@ from replication.companions import Companions
 from replication.leavings import Leavings
 from replication.merge import Difference, Finding, differences, windows
 from replication.reading import CopyState, Reading, tally
-from vault import clock
 from vault.incidents import FoundBy, IncidentKind, Incidents, Loss
 from vault.inventory import BATCH, Inventory, Stored
 from vault.jobrun import JobRun
@@ -79,24 +78,27 @@ class Scrub:
         self._pause = pause
 
     def run(self, run: JobRun) -> Mapping[str, Any]:
-        """One pass over every site.
+        """One pass over every site that answers; one that is away holds up no look at the other.
 
         Raises: as `jobrun.Work`.
         """
         progress = _Progress(run, sorted(self._health.stores), self._inventory.count())
         progress.report()
-        for site in progress.sites:
-            if not progress.has_ended("listing", site):
-                self._list(site, progress)
-        for site in progress.sites:
-            if not progress.has_ended("reading", site):
-                self._read(site, progress)
+        for phase, work in (("listing", self._list), ("reading", self._read)):
+            for site in progress.sites:
+                if progress.has_ended(phase, site):
+                    continue
+                if self._health.is_up(site):
+                    work(site, progress)
+                else:
+                    progress.count(site, f"{phase}-left-out")
         return progress.result()
 
     def _list(self, site: str, progress: _Progress) -> None:
         self._companions.destroy_risen(site)
-        self._companions.copy_to(site)
-        began = clock.now()
+        if len(self._health.up()) == len(self._health.stores):
+            self._companions.copy_to(site)
+        began = self._inventory.now()
         after = progress.after(site)
         batches = self._inventory.expected_at(site, after)
         for expected, listed in windows(batches, self._listed(site, after)):
@@ -154,12 +156,12 @@ class Scrub:
 
     def _read(self, site: str, progress: _Progress) -> None:
         """The share of this pass: so many that the next ones are through within the period."""
-        overdue = clock.now() - self._pace.period + self._pace.every
+        began = self._inventory.now()
+        overdue = began - self._pace.period + self._pace.every
         passes = max(1, math.floor(self._pace.period / self._pace.every))
         share = max(
             self._inventory.unread_count(site, overdue), math.ceil(progress.objects / passes)
         )
-        began = clock.now()
         while (left := share - progress.read_at(site)) > 0:
             objects = self._inventory.unread_since(site, began, min(BATCH, left))
             judged = [self._read_some(site, some, progress) for some in _slices(objects)]

@@ -10,7 +10,7 @@ from typing import Final
 from replication.sitemarks import MarkState, SiteMarks
 from vault.errors import JobUnderWay, NotFound
 from vault.incidents import Incidents
-from vault.jobs import JobKind, Jobs
+from vault.jobs import JobKind, Jobs, JobState
 from vault.objects.health import SiteHealth
 from vault.objects.store import StoreError
 
@@ -58,9 +58,13 @@ class SiteWatch:
             self._has_returned = False
 
     def _fill(self, site: str) -> None:
-        if self._incidents.site_emptied(site):
+        is_news = self._incidents.site_emptied(site)
+        if is_news:
             _log.error("site %s was emptied: it is filled again from the other", site)
-        self._start(RESYNC_OF[site])
+        newest = self._jobs.newest(RESYNC_OF[site])
+        # What a person stopped waits for that person; what failed, for somebody who looks why.
+        if is_news or newest is None or newest.state is JobState.DONE:
+            self._start(RESYNC_OF[site])
 
     def _start(self, kind: JobKind) -> None:
         with suppress(JobUnderWay):

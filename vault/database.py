@@ -12,13 +12,25 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 import psycopg2
 from psycopg2 import errorcodes
 from psycopg2.errors import ForeignKeyViolation, UniqueViolation
 from psycopg2.extras import Json, NamedTupleCursor
-from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event, make_url, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Executable,
+    Row,
+    create_engine,
+    event,
+    func,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -190,6 +202,11 @@ class Database:
         """Whether commits wait for a standby, and whether one is there. Raises: DatabaseUnavailable."""
         row = self.execute(_STANDBY, {})[0]
         return Standby(configured=row.configured, streaming=row.configured and row.streaming)
+
+    def now(self) -> datetime:
+        """PostgreSQL's clock: the one that all processes share. Raises: DatabaseUnavailable."""
+        moment: datetime = self.execute(select(func.now()), {})[0][0]
+        return moment
 
     def dispose(self) -> None:
         """Close every pooled connection."""

@@ -53,6 +53,10 @@ class Inventory:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def now(self) -> datetime:
+        """PostgreSQL's clock, by which all moments here are meant. Raises: DatabaseUnavailable."""
+        return self._database.now()
+
     def count(self) -> int:
         """How many objects each site should have. Raises: DatabaseUnavailable."""
         return int(self._database.execute(select(func.count()).select_from(versions), {})[0][0])
@@ -135,8 +139,9 @@ class Inventory:
             def known_in(column: Any) -> set[UUID]:
                 return set(connection.execute(select(column).where(column.in_(sizes))).scalars())
 
+            # In the order of an object's life: one that moves on meanwhile is met at its next place.
+            explained = known_in(uploads.c.object_id) | known_in(versions.c.object_id)
             risen = known_in(tombstones.c.object_id)
-            explained = known_in(versions.c.object_id) | known_in(uploads.c.object_id)
             unknown = set(sizes) - risen - explained
             enqueue_deletes(connection, sorted(risen), [site], reason=Reason.SWEEP)
             if unknown:

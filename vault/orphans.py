@@ -83,7 +83,7 @@ class Orphans:
             ids = set(taken)
             if not ids:
                 return None
-            for column in (versions.c.object_id, uploads.c.object_id):
+            for column in (uploads.c.object_id, versions.c.object_id):
                 ids -= set(connection.execute(select(column).where(column.in_(ids))).scalars())
             enqueue_deletes(connection, sorted(ids), self._sites, reason=Reason.SWEEP)
             if ids:
