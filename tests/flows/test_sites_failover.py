@@ -200,7 +200,7 @@ def test_the_outlook_says_exactly_what_would_be_lost(
             found.only_elsewhere_bytes,
             found.unverified,
             found.parked,
-            found.open_uploads,
+            found.uploaders,
         )
 
     at_a.services.upload_rows.stop()

@@ -37,5 +37,7 @@ def test_a_file_of_ours_that_a_document_names_exists(document: Path) -> None:
 
 @every_document
 def test_a_link_between_documents_leads_somewhere(document: Path) -> None:
-    targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", document.read_text(encoding="utf-8"))
+    targets = re.findall(
+        r"\]\((?!https?:|#|mailto:)([^)#\s]+)", document.read_text(encoding="utf-8")
+    )
     assert [target for target in targets if not (document.parent / target).exists()] == []
