@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from bench import keys, large, manykeys, memory, pages, small
+from bench import keys, large, manykeys, memory, pages, sites, small
 from bench.plan import FULL, QUICK, Plan
 from bench.result import Result, as_table
 from bench.world import World, open_world
@@ -21,6 +21,11 @@ BENCHES: Final[dict[str, Callable[[World, Plan], Iterator[Result]]]] = {
     "pages": pages.run,
     "keys": keys.run,
     "many-keys": manykeys.run,
+    "copies": sites.copies,
+    "sync": sites.sync,
+    "lag": sites.lag,
+    "resync": sites.resync,
+    "merge": sites.merge,
 }
 
 

@@ -34,7 +34,11 @@ class Client:
         self._connection.close()
 
     def upload(
-        self, body: bytes | Iterable[bytes], size_bytes: int | None = None
+        self,
+        body: bytes | Iterable[bytes],
+        size_bytes: int | None = None,
+        *,
+        class_name: str = "general",
     ) -> dict[str, Any]:
         """File a document; what the service says of it.
 
@@ -47,7 +51,7 @@ class Client:
         headers = {"Content-Disposition": 'attachment; filename="bench"'}
         if size_bytes is not None:
             headers["Content-Length"] = str(size_bytes)
-        return _json(self._ask("POST", "/v1/documents", body, headers))
+        return _json(self._ask("POST", f"/v1/documents?class={class_name}", body, headers))
 
     def post(self, path: str, content: dict[str, Any]) -> dict[str, Any]:
         """Send JSON and receive some. Raises: UnexpectedAnswer."""

@@ -21,6 +21,11 @@ class Plan:
         documents: how many the long list holds.
         keys: data keys to rewrap, drill and shred; a multiple of 1,000.
         many_keys: for how the time grows; likewise.
+        copies: how many objects of 4 KiB are copied per round; a multiple of 8.
+        lag_seconds: how long documents arrive while it is watched when they are verified.
+        beside_bytes: one object that is copied meanwhile.
+        resync: objects that an emptied site lacks.
+        listed: objects in the listing that a scrub merges.
     """
 
     rounds: int
@@ -30,7 +35,38 @@ class Plan:
     documents: int
     keys: int
     many_keys: int
+    copies: int
+    lag_seconds: float
+    beside_bytes: int
+    resync: int
+    listed: int
 
 
-FULL: Final = Plan(5, 1 * GIB, 3.0, 5 * GIB, 1_000_000, 100_000, 1_000_000)
-QUICK: Final = Plan(3, 256 * MIB, 1.0, 640 * MIB, 100_000, 10_000, 100_000)
+FULL: Final = Plan(
+    rounds=5,
+    large_bytes=1 * GIB,
+    small_seconds=3.0,
+    memory_bytes=5 * GIB,
+    documents=1_000_000,
+    keys=100_000,
+    many_keys=1_000_000,
+    copies=4_000,
+    lag_seconds=20.0,
+    beside_bytes=8 * GIB,
+    resync=20_000,
+    listed=1_000_000,
+)
+QUICK: Final = Plan(
+    rounds=3,
+    large_bytes=256 * MIB,
+    small_seconds=1.0,
+    memory_bytes=640 * MIB,
+    documents=100_000,
+    keys=10_000,
+    many_keys=100_000,
+    copies=800,
+    lag_seconds=6.0,
+    beside_bytes=2 * GIB,
+    resync=2_000,
+    listed=100_000,
+)

@@ -31,8 +31,8 @@ def run(world: World, plan: Plan) -> Iterator[Result]:
         for name, (make, target) in BODIES.items():
             for clients in CLIENTS:
                 what = f"16 KiB {name} documents, {clients} client(s)"
-                ours = _sender(service.client, clients, make())
-                floor = _sender(lambda: Client(floor_url), clients, make())
+                ours = sender(service.client, clients, make())
+                floor = sender(lambda: Client(floor_url), clients, make())
                 yield _compare(what, plan, target, ours=ours, floor=floor)
 
 
@@ -52,14 +52,17 @@ def _compare(
     return Result.of_rounds(what, "/s", floor=theirs, ours=mine, target=target)
 
 
-def _sender(connect: Callable[[], Client], clients: int, body: bytes) -> Callable[[float], float]:
+def sender(
+    connect: Callable[[], Client], clients: int, body: bytes, *, class_name: str = "general"
+) -> Callable[[float], float]:
     """Sends `body` again and again for some seconds; acknowledged documents per second, all clients."""
 
     def send_for(seconds: float) -> float:
         began = time.perf_counter()
         with ThreadPoolExecutor(clients) as pool:
             sending = [
-                pool.submit(_send_until, connect, body, began + seconds) for _ in range(clients)
+                pool.submit(_send_until, connect, body, began + seconds, class_name)
+                for _ in range(clients)
             ]
             sent = sum(future.result() for future in sending)
         return sent / (time.perf_counter() - began)
@@ -67,10 +70,12 @@ def _sender(connect: Callable[[], Client], clients: int, body: bytes) -> Callabl
     return send_for
 
 
-def _send_until(connect: Callable[[], Client], body: bytes, deadline: float) -> int:
+def _send_until(
+    connect: Callable[[], Client], body: bytes, deadline: float, class_name: str
+) -> int:
     sent = 0
     with connect() as client:
         while time.perf_counter() < deadline:
-            client.upload(body)
+            client.upload(body, class_name=class_name)
             sent += 1
     return sent

@@ -72,10 +72,10 @@ class World:
     postgres: EmbeddedPostgres
     s3: Versity
 
-    def bucket(self) -> Bucket:
-        """A new, empty bucket."""
-        name = f"bench-{next(_numbers)}"
-        made = Bucket(self.s3.endpoint, name, self.s3.access_key, self.s3.secret_key)
+    def bucket(self, server: Versity | None = None) -> Bucket:
+        """A new, empty bucket, at the gateway of all or at another one."""
+        server, name = server or self.s3, f"bench-{next(_numbers)}"
+        made = Bucket(server.endpoint, name, server.access_key, server.secret_key)
         made.client().make_bucket(name)
         return made
 
@@ -134,14 +134,15 @@ def open_world() -> Iterator[World]:
     with (
         tempfile.TemporaryDirectory(prefix="strongroom-bench-") as name,
         EmbeddedPostgres(Path(name) / "postgres") as postgres,
-        _versity(Path(name) / "s3") as s3,
+        versity(Path(name) / "s3") as s3,
     ):
         upgrade(postgres.urls.owner)
         yield World(Path(name), postgres, s3)
 
 
 @contextmanager
-def _versity(folder: Path) -> Iterator[Versity]:
+def versity(folder: Path) -> Iterator[Versity]:
+    """A gateway over a new folder."""
     binary = built("versity")
     if binary is None:
         raise SystemExit("bench: there is no Versity S3 Gateway; `make servers` builds it")
@@ -161,12 +162,20 @@ def _environment(folder: Path, database: DatabaseUrls, bucket: Bucket) -> dict[s
     return {
         "STRONGROOM_DATABASE_URL": database.service,
         "STRONGROOM_KMS__KEY_FILE": str(key_file),
-        "STRONGROOM_SITES__A__KIND": "s3",
-        "STRONGROOM_SITES__A__ENDPOINT": bucket.endpoint,
-        "STRONGROOM_SITES__A__BUCKET": bucket.name,
-        "STRONGROOM_SITES__A__ACCESS_KEY": bucket.access_key,
-        "STRONGROOM_SITES__A__SECRET_KEY": bucket.secret_key,
-        "STRONGROOM_SITES__A__TLS": "false",
+        **site_environment("A", bucket),
+    }
+
+
+def site_environment(site: str, bucket: Bucket) -> dict[str, str]:
+    """The settings of one site over S3."""
+    prefix = f"STRONGROOM_SITES__{site}__"
+    return {
+        f"{prefix}KIND": "s3",
+        f"{prefix}ENDPOINT": bucket.endpoint,
+        f"{prefix}BUCKET": bucket.name,
+        f"{prefix}ACCESS_KEY": bucket.access_key,
+        f"{prefix}SECRET_KEY": bucket.secret_key,
+        f"{prefix}TLS": "false",
     }
 
 
