@@ -1,7 +1,7 @@
 """Works off the journal: any number of workers in any number of processes.
 
 ```
-claim a few tasks of a site that answers → do each → settle those that were done, together
+claim a few tasks of a site that answers → do each → settle those that were done, some together
 ```
 A task fails alone: later ones of the same claim go on, unless the site itself turns out to be away. Then all
 of its tasks go back untouched, and nothing is claimed for it until it answers.
@@ -31,6 +31,9 @@ ANY_SIZE: Final = (Bulk(1, MAX_OBJECT_BYTES),)
 
 SMALL_FIRST: Final = (Bulk(8, 2**20), Bulk(1, 2**30))
 """For lanes that stay free of very large objects, so that these hold up nothing else."""
+
+SETTLE_AFTER_SECONDS: Final = 0.05
+"""What is done waits no longer than that for the next task of its claim, where tasks take long."""
 
 LOCK_UNKNOWN: Final = timedelta(days=1)
 """When to ask again for the end of a lock that the store does not tell."""
@@ -89,6 +92,9 @@ class ReplicationWorker:
                 if not self._attempt(task, done):
                     self._journal.put_back(tasks[place:])
                     return
+                if time.monotonic() > done.settle_at:
+                    self._settle(done)
+                    done = _Done()
         finally:
             self._settle(done)
 
@@ -160,7 +166,7 @@ class ReplicationWorker:
 
 @dataclass
 class _Done:
-    """Tasks of one claim that are settled together.
+    """Tasks of one claim that are settled together, soon.
 
     Attributes:
         copied: with the sites they were copied from.
@@ -170,6 +176,7 @@ class _Done:
     copied: list[tuple[Task, str | None]] = field(default_factory=list)
     deleted: list[Task] = field(default_factory=list)
     given_up: list[Task] = field(default_factory=list)
+    settle_at: float = field(default_factory=lambda: time.monotonic() + SETTLE_AFTER_SECONDS)
 
 
 class _Renewal:
