@@ -6,6 +6,7 @@ from both and hashed. Only then it counts, and only then a `sync` upload is ackn
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor, wait
@@ -21,7 +22,7 @@ _log = logging.getLogger(__name__)
 class Target(Protocol):
     """What takes an object: a store, or several."""
 
-    def put(self, key: str, body: Bytes) -> None:
+    def put(self, key: str, body: Bytes, *, sha256: bytes) -> None:
         """As `ObjectStore.put`."""
 
     def begin_parts(self, key: str) -> PartUpload:
@@ -75,8 +76,8 @@ class LocalSite:
         self._store = store
         self._locked_until = locked_until
 
-    def put(self, key: str, body: Bytes) -> None:
-        self._store.put(key, body, locked_until=self._locked_until)
+    def put(self, key: str, body: Bytes, *, sha256: bytes) -> None:
+        self._store.put(key, body, locked_until=self._locked_until, sha256=sha256)
 
     def begin_parts(self, key: str) -> PartUpload:
         return self._store.begin_parts(key, locked_until=self._locked_until)
@@ -109,17 +110,22 @@ class BothSites:
         self._executor = executor
         self._may_degrade = may_degrade
         self._locked_until = locked_until
+        self._is_read_back = False
 
     @property
     def is_degraded(self) -> bool:
         """Whether the peer failed, and the class allows it."""
         return bool(self.owed)
 
-    def put(self, key: str, body: Bytes) -> None:
-        self.both(
-            lambda: self._local.put(key, body, locked_until=self._locked_until),
-            lambda: self._peer.put(key, body, locked_until=self._locked_until),
-        )
+    def put(self, key: str, body: Bytes, *, sha256: bytes) -> None:
+        """Also reads it back: neither site waits for the other in between."""
+
+        def put_at(store: ObjectStore) -> None:
+            store.put(key, body, locked_until=self._locked_until, sha256=sha256)
+            _read_back(store, key, sha256)
+
+        self.both(lambda: put_at(self._local), lambda: put_at(self._peer))
+        self._is_read_back = True
 
     def begin_parts(self, key: str) -> PartUpload:
         local = self._local.begin_parts(key, locked_until=self._locked_until)
@@ -128,10 +134,11 @@ class BothSites:
         )
 
     def secure(self, key: str, sha256: bytes) -> None:
-        self.both(
-            lambda: _read_back(self._local, key, sha256),
-            lambda: _read_back(self._peer, key, sha256),
-        )
+        if not self._is_read_back:
+            self.both(
+                lambda: _read_back(self._local, key, sha256),
+                lambda: _read_back(self._peer, key, sha256),
+            )
         self.verified = tuple({self.site, self._peer.site} - set(self.owed))
 
     def delete(self, key: str) -> None:
@@ -184,9 +191,10 @@ class _Parts:
             raise
 
     def put_part(self, number: int, body: Bytes, *, sha256: bytes | None = None) -> None:
+        digest = sha256 or hashlib.sha256(body).digest()  # once, not for each site
         self._sites.both(
-            lambda: self._local.put_part(number, body, sha256=sha256),
-            lambda: self._of_peer().put_part(number, body, sha256=sha256),
+            lambda: self._local.put_part(number, body, sha256=digest),
+            lambda: self._of_peer().put_part(number, body, sha256=digest),
         )
 
     def complete(self) -> None:

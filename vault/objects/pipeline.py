@@ -75,7 +75,7 @@ class ObjectWriter:
         if self._upload is None:
             last = self._part[: self._fill]
             self._digest.update(last)
-            self._target.put(self._key, last)
+            self._target.put(self._key, last, sha256=self._digest.digest())
             _spare.append(self._part)
         else:
             self._send_part()
