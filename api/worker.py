@@ -14,7 +14,7 @@ from typing import Final
 from api import metrics, sitemetrics
 from api.bootstrap import Services
 from keymgmt.errors import KeyManagementError
-from replication.worker import ANY_SIZE, SMALL_FIRST, ReplicationWorker
+from replication.worker import ANY_SIZE, SMALL_FIRST, ReplicationWorker, SmallWork
 from vault.errors import JobUnderWay, VaultError
 from vault.jobs import JobKind
 from vault.journal import Bulk
@@ -46,6 +46,7 @@ class Worker:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._stopping = threading.Event()
+        self._small_work = SmallWork()
         queues = [
             (f"replication-{n}", self._lane(bulks).run_one, COPY_IDLE_SECONDS)
             for n, bulks in enumerate(LANES)
@@ -111,6 +112,7 @@ class Worker:
             metrics.INTEGRITY_FAILURES.inc,
             bulks,
             sitemetrics.observe,
+            self._small_work,
         )
 
     def _work_off(self, run_one: Callable[[], bool], idle_seconds: float) -> None:

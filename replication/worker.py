@@ -22,7 +22,7 @@ from vault.errors import SiteFenced, VaultError
 from vault.incidents import FoundBy, IncidentKind, Incidents, Loss
 from vault.journal import Bulk, Journal, Operation, Settled, Task
 from vault.objects.health import SiteHealth
-from vault.objects.store import MAX_OBJECT_BYTES, ObjectLocked, StoreError
+from vault.objects.store import MAX_OBJECT_BYTES, PART_SIZE_BYTES, ObjectLocked, StoreError
 
 RENEW_EVERY_SECONDS: Final = 10.0
 
@@ -35,10 +35,34 @@ SMALL_FIRST: Final = (Bulk(8, 2**20), Bulk(1, 2**30))
 SETTLE_AFTER_SECONDS: Final = 0.05
 """What is done waits no longer than that for the next task of its claim, where tasks take long."""
 
+VERY_LARGE_BYTES: Final = 2**30
+GIVE_WAY: Final = 2.0
+"""For how many times a part's time a very large copy pauses for small work: it slows to a third."""
+
+RECENT_SECONDS: Final = 0.25
+LONGEST_PAUSE_SECONDS: Final = 5.0
+"""Far below a lease, and below what a store waits for a reader."""
+
 LOCK_UNKNOWN: Final = timedelta(days=1)
 """When to ask again for the end of a lock that the store does not tell."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass
+class SmallWork:
+    """When a lane of this process last did a small task: very large copies give way to the next ones.
+
+    A gateway hashes a part for tens of milliseconds; without a pause between parts whatever else it is
+    asked waits behind them. For any number of threads: there is one value, and a stale one harms nothing.
+    """
+
+    done_at: float = float("-inf")
+
+    def give_way(self, seconds: float) -> None:
+        """Pause if there was any just now."""
+        if time.monotonic() - self.done_at < RECENT_SECONDS:
+            time.sleep(min(seconds, LONGEST_PAUSE_SECONDS))
 
 
 class ReplicationWorker:
@@ -52,12 +76,14 @@ class ReplicationWorker:
         on_damage: Callable[[], None] = lambda: None,
         bulks: tuple[Bulk, ...] = SMALL_FIRST,
         on_verified: Callable[[Settled], None] = lambda _: None,
+        small_work: SmallWork | None = None,
     ) -> None:
         """Made for one vault.
 
         Args:
             on_damage: is told of every copy that differs from its record.
             on_verified: is told of every copy that counts from now on.
+            small_work: shared by all lanes of a process.
         """
         self._journal = journal
         self._health = health
@@ -65,6 +91,7 @@ class ReplicationWorker:
         self._on_damage = on_damage
         self._on_verified = on_verified
         self._bulks = bulks
+        self._small_work = small_work or SmallWork()
         self._copier = Copier(health.stores)
 
     def run_one(self) -> bool:
@@ -133,8 +160,10 @@ class ReplicationWorker:
         elif task.sha256 is None:
             done.deleted.append(task)  # purged between its claim and now: there is nothing to copy
         else:
-            source = self._copier.copy(task, _Renewal(self._journal, task))
-            done.copied.append((task, source))
+            renewal = _Renewal(self._journal, task, self._small_work)
+            done.copied.append((task, self._copier.copy(task, renewal)))
+            if task.size_bytes <= PART_SIZE_BYTES:
+                self._small_work.done_at = time.monotonic()
 
     def _delete(self, task: Task, done: _Done) -> None:
         try:
@@ -180,17 +209,24 @@ class _Done:
 
 
 class _Renewal:
-    """Renews a task's lease now and then, and whenever its upload changes."""
+    """Renews a task's lease now and then, and whenever its upload changes. Called after each part."""
 
-    def __init__(self, journal: Journal, task: Task) -> None:
+    def __init__(self, journal: Journal, task: Task, small_work: SmallWork) -> None:
         self._journal = journal
         self._task = task
+        self._small_work = small_work
         self._upload_id = task.upload_id
-        self._renewed = time.monotonic()
+        self._renewed = self._called = time.monotonic()
 
     def __call__(self, upload_id: str | None) -> bool:
+        self._give_way()
         is_due = time.monotonic() - self._renewed > RENEW_EVERY_SECONDS
         if upload_id == self._upload_id and not is_due:
             return True
         self._upload_id, self._renewed = upload_id, time.monotonic()
         return self._journal.renew(self._task, upload_id=upload_id)
+
+    def _give_way(self) -> None:
+        if self._task.size_bytes > VERY_LARGE_BYTES:
+            self._small_work.give_way(GIVE_WAY * (time.monotonic() - self._called))
+        self._called = time.monotonic()
