@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from api.bootstrap import Services, build
-from api.settings import KmsSettings, Settings, SiteKind, Sites, SiteSettings
+from api.settings import DatabaseStandby, KmsSettings, Settings, SiteKind, Sites, SiteSettings
 from api.worker import LANES
 from bench import payload
 from bench.payload import LargeBody
@@ -145,6 +145,7 @@ def _in_process(world: World, server: Versity) -> Iterator[tuple[Services, TwoSi
     settings = Settings(
         home=folder / "home",
         database_url=SecretStr(urls.service),
+        database_standby=DatabaseStandby.MANAGED,
         sites=Sites(a=_site_settings(a), b=_site_settings(b)),
         kms=KmsSettings(key_file=key_file),
     )

@@ -161,6 +161,7 @@ def _environment(folder: Path, database: DatabaseUrls, bucket: Bucket) -> dict[s
     key_file.write_bytes(os.urandom(32))
     return {
         "STRONGROOM_DATABASE_URL": database.service,
+        "STRONGROOM_DATABASE_STANDBY": "managed",
         "STRONGROOM_KMS__KEY_FILE": str(key_file),
         **site_environment("A", bucket),
     }

@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from api.embedded import DatabaseUrls
-from api.settings import KmsSettings, Settings
+from api.settings import DatabaseStandby, KmsSettings, Settings
 from tests.flows.sites import TwoSites, two_sites
 from tests.running import RunningService
 from tests.servers.require import built, missing
@@ -42,6 +42,7 @@ def sites_settings(tmp_path: Path, database_urls: DatabaseUrls, keyring: KmsSett
         home=tmp_path / "home",
         listen="127.0.0.1:0",
         database_url=SecretStr(database_urls.service),
+        database_standby=DatabaseStandby.MANAGED,
         kms=keyring,
     )
 
