@@ -17,21 +17,18 @@ from tests.servers.s3 import S3Server, Versity
 
 
 @pytest.fixture(scope="session")
-def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[S3Server, S3Server]]:
+def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, S3Server]]:
     """Two Versity gateways, each with folders of its own, that tests may stop and look into."""
     binary = built("versity")
     if binary is None:
         missing("versity", "run `make servers` (needs Go): an image cannot be looked into")
-    pair = (
-        Versity(binary, tmp_path_factory.mktemp("gateway-a")),
-        Versity(binary, tmp_path_factory.mktemp("gateway-b")),
-    )
-    for server in pair:
-        server.start()
+    pair = {site: Versity(binary, tmp_path_factory.mktemp(f"gateway-{site}")) for site in "ab"}
     try:
-        yield pair
+        for server in pair.values():
+            server.start()
+        yield dict(pair)
     finally:
-        for server in pair:
+        for server in pair.values():
             server.stop()
 
 
@@ -52,9 +49,8 @@ def sites(
     request: pytest.FixtureRequest, tmp_path: Path, sites_settings: Settings
 ) -> Iterator[TwoSites]:
     """Two folders, or two S3 servers."""
-    with two_sites(
-        request.param, sites_settings, tmp_path, lambda: request.getfixturevalue("gateways")
-    ) as pair:
+    servers = request.getfixturevalue("gateways") if request.param == "versity" else {}
+    with two_sites(sites_settings, tmp_path, servers) as pair:
         yield pair
 
 

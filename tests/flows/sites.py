@@ -234,26 +234,26 @@ class TwoSites:
 
 @contextmanager
 def two_sites(
-    kind: str,
     settings: Settings,
     folder: Path,
-    servers: Callable[[], tuple[S3Server, S3Server]],
+    servers: Mapping[str, S3Server],
     *,
     object_lock: bool = False,
 ) -> Iterator[TwoSites]:
-    """Two sites of one kind. Whatever a test stopped is started again at the end."""
+    """Two sites; one without a server is a folder. Whatever a test stopped is started again at the end."""
     with ExitStack() as stack:
-        pair: list[Site] = []
-        if kind == "folders":
-            pair = [Folder(name, folder / f"site-{name}") for name in "ab"]
-        else:
-            for name, server in zip("ab", servers(), strict=True):
-                proxy = stack.enter_context(proxied(server.port))
-                pair.append(Gateway(name, server, proxy, object_lock=object_lock))
-        for site in pair:
-            stack.callback(site.start)
-        given = Sites(a=pair[0].settings, b=pair[1].settings)
-        yield TwoSites(pair[0], pair[1], settings.model_copy(update={"sites": given}))
+
+        def site(name: str) -> Site:
+            if name not in servers:
+                return Folder(name, folder / f"site-{name}")
+            proxy = stack.enter_context(proxied(servers[name].port))
+            return Gateway(name, servers[name], proxy, object_lock=object_lock)
+
+        a, b = site("a"), site("b")
+        for each in (a, b):
+            stack.callback(each.start)
+        given = Sites(a=a.settings, b=b.settings)
+        yield TwoSites(a, b, settings.model_copy(update={"sites": given}))
 
 
 @contextmanager
