@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, wait
 from enum import StrEnum
-from functools import partial
+from typing import Final
 
 from vault.incidents import FoundBy, IncidentKind, Incidents, Loss
 from vault.inventory import Inventory, Stored
@@ -14,6 +14,8 @@ from vault.objects.health import SiteHealth
 from vault.objects.keys import object_key
 from vault.objects.reading import sha256_of
 from vault.objects.store import ObjectMissing, StoreError
+
+WAIT_SECONDS: Final = 1.0
 
 
 class CopyState(StrEnum):
@@ -38,12 +40,21 @@ class Reading:
         self._incidents = incidents
         self._executor = executor
 
-    def read(self, site: str, objects: Sequence[Stored], found_by: FoundBy) -> list[CopyState]:
+    def read(
+        self,
+        site: str,
+        objects: Sequence[Stored],
+        found_by: FoundBy,
+        keep: Callable[[], None] = lambda: None,
+    ) -> list[CopyState]:
         """The state of the copy of each object at `site`, several at a time.
+
+        Args:
+            keep: called now and then; whatever it raises ends the looks.
 
         Raises: DatabaseUnavailable: what was seen is not remembered.
         """
-        states = list(self._executor.map(partial(self._look, site), objects))
+        states = self._look_at_all(site, objects, keep)
         seen = list(zip(objects, states, strict=True))
         whole = [each.object_id for each, state in seen if state is CopyState.VERIFIED]
         self._inventory.verified(site, whole)
@@ -55,6 +66,18 @@ class Reading:
         kind = IncidentKind(state.value)
         loss = self._incidents.replica_lost(stored.object_id, site, kind, found_by)
         return CopyState.PURGED if loss is Loss.GONE else state
+
+    def _look_at_all(
+        self, site: str, objects: Sequence[Stored], keep: Callable[[], None]
+    ) -> list[CopyState]:
+        looks = [self._executor.submit(self._look, site, stored) for stored in objects]
+        try:
+            while wait(looks, timeout=WAIT_SECONDS).not_done:
+                keep()
+        finally:
+            for look in looks:
+                look.cancel()
+        return [look.result() for look in looks]
 
     def _look(self, site: str, stored: Stored) -> CopyState:
         store = self._health.stores[site]

@@ -16,7 +16,7 @@ from uuid import UUID
 from replication.companions import Companions
 from replication.sitemarks import SiteMarks
 from vault.incidents import IncidentKind, Incidents
-from vault.inventory import Inventory, Stored
+from vault.inventory import Expected, Inventory, Stored
 from vault.jobrun import JobRun
 from vault.journal import Journal, Reason
 from vault.objects.health import SiteHealth
@@ -67,6 +67,9 @@ class Resync:
         if not place["has_looked"]:
             place = self._look(site, run, place, total)
         self._wait(site, run, place, total)
+        if self._was_emptied_again(site):
+            run.report(done=0, total=total, place={})
+            return self.run(site, run)
         self._marks.renew(site)
         self._incidents.resolve(site, "resynced", kind=IncidentKind.EMPTIED)
         return {"site": site, "looked": place["looked"], "missing": place["missing"]}
@@ -86,11 +89,17 @@ class Resync:
                 run.report(done=self._done(site, place["looked"]), total=total, place=place)
         return {**place, "has_looked": True}
 
+    def _was_emptied_again(self, site: str) -> bool:
+        """Then a copy that counts is gone, whichever one looks for."""
+        batch = next(self._inventory.expected_at(site), [])
+        counted = next((each for each in batch if each.is_counted), None)
+        return counted is not None and not self._has(site, counted)
+
     def _missing(self, site: str, objects: Sequence[Stored]) -> list[Stored]:
         there = self._executor.map(lambda stored: self._has(site, stored), objects)
         return [stored for stored, is_there in zip(objects, there, strict=True) if not is_there]
 
-    def _has(self, site: str, stored: Stored) -> bool:
+    def _has(self, site: str, stored: Stored | Expected) -> bool:
         try:
             size = self._health.stores[site].size(object_key(stored.object_id))
         except ObjectMissing:

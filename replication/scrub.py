@@ -34,6 +34,7 @@ from vault.objects.keys import PREFIX, object_key
 from vault.objects.store import ObjectMissing, StoredObject
 
 READ_AT_ONCE: Final = 50
+REST_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Scrub:
             self._judge(site, list(differences(expected, listed)), progress)
             if expected:
                 progress.compared(site, len(expected), expected[-1].object_id)
-            self._rest(len(expected) / self._pace.objects_per_second, started)
+            self._rest(len(expected) / self._pace.objects_per_second, started, progress)
         if after is None:
             self._inventory.forget_orphans(site, began)
         progress.count(site, "leavings", self._leavings.clear(site))
@@ -116,9 +117,11 @@ class Scrub:
         start_after = object_key(after) if after else ""
         return self._health.stores[site].list(PREFIX, start_after)
 
-    def _rest(self, seconds: float, started: float) -> None:
-        """Wait until what began at `started` has taken that long."""
-        self._pause(max(0.0, seconds - (time.monotonic() - started)))
+    def _rest(self, seconds: float, started: float, progress: _Progress) -> None:
+        """Wait until what began at `started` has taken that long, which may be longer than a lease."""
+        while (left := started + seconds - time.monotonic()) > 0:
+            self._pause(min(left, REST_SECONDS))
+            progress.keep()
 
     def _judge(self, site: str, findings: Sequence[Finding], progress: _Progress) -> None:
         extras = [each for each in findings if each.difference is Difference.EXTRA]
@@ -131,6 +134,7 @@ class Scrub:
         progress.count(site, "unexpected", len(found.unknown))
         for each in findings:
             if each.difference is not Difference.EXTRA:
+                progress.keep()
                 self._judge_copy(site, each, progress)
 
     def _judge_copy(self, site: str, finding: Finding, progress: _Progress) -> None:
@@ -172,10 +176,10 @@ class Scrub:
     def _read_some(self, site: str, objects: Sequence[Stored], progress: _Progress) -> bool:
         """Whether any was judged, and so left the queue."""
         started = time.monotonic()
-        states = self._reading.read(site, objects, FoundBy.SCRUB)
+        states = self._reading.read(site, objects, FoundBy.SCRUB, progress.keep)
         progress.read(site, tally(states))
         seconds = sum(each.size_bytes for each in objects) / self._pace.bytes_per_second
-        self._rest(seconds, started)
+        self._rest(seconds, started, progress)
         return any(state is not CopyState.UNREACHABLE for state in states)
 
 
@@ -229,6 +233,10 @@ class _Progress:
     def read_at(self, site: str) -> int:
         """How many were read back at the site."""
         return sum(count for what, count in self._counts[site].items() if what.startswith("read-"))
+
+    def keep(self) -> None:
+        """Between reports that are far apart. Raises: JobStopped, JobLost."""
+        self._run.keep()
 
     def report(self) -> None:
         """Raises: JobStopped, JobLost."""

@@ -74,10 +74,10 @@ class SiteWatch:
         newest = self._jobs.newest(JobKind.SCRUB)
         if newest is None:
             return True
-        if newest.finished_at is None:
+        if newest.state in (JobState.QUEUED, JobState.RUNNING):
             return False
         wanted_after = LEAST_BETWEEN_SCRUBS if self._has_returned else self._scrub_every
-        return now - newest.finished_at > wanted_after
+        return now - (newest.finished_at or newest.created_at) > wanted_after
 
     def _note_return(self, _site: str) -> None:
         self._has_returned = True

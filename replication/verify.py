@@ -74,7 +74,9 @@ class Verify:
         for batch in self._inventory.by_id(after):
             for slice_ in (batch[start : start + 100] for start in range(0, len(batch), 100)):
                 for site in self._sites:
-                    counts[site] += tally(self._reading.read(site, slice_, FoundBy.VERIFY))
+                    counts[site] += tally(
+                        self._reading.read(site, slice_, FoundBy.VERIFY, run.keep)
+                    )
                 done += len(slice_)
                 place = {"after": str(slice_[-1].object_id), "sites": counts}
                 run.report(done=done, total=max(total, done), place=place)

@@ -245,6 +245,11 @@ _VERIFIED = text(
 
 _LOST = text(
     """
+    WITH repeated AS (
+        -- A copy under way may have been read back before the site lost it: it must not count.
+        UPDATE journal SET lease = NULL, due_at = now()
+        WHERE object_id = ANY(CAST(:object_ids AS uuid[])) AND site = :site
+          AND operation = 'copy' AND lease IS NOT NULL)
     INSERT INTO replicas (object_id, site, lost_at)
     SELECT object_id, :site, now() FROM versions
     WHERE object_id = ANY(CAST(:object_ids AS uuid[]))

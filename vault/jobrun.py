@@ -7,6 +7,7 @@ report, and all work must bear being done twice.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from typing import Any, Final
@@ -24,6 +25,8 @@ from vault.tables import jobs
 
 LEASE: Final = timedelta(seconds=60)
 """How long a job may go without a report before another process takes it over."""
+
+KEEP_EVERY: Final = LEASE / 6
 
 RETRY_AFTER: Final = timedelta(seconds=10)
 """How long a job waits for a dependency that is away."""
@@ -54,6 +57,7 @@ class JobRun:
         self._database = database
         self._id = row.id
         self._lease = row.lease
+        self._renewed = time.monotonic()
         self.kind = JobKind(row.kind)
         self.place: dict[str, Any] = dict(row.place)
         self.done: int = row.done
@@ -66,10 +70,12 @@ class JobRun:
             JobLost: end now; another process has taken over.
         """
         self.place, self.done = dict(place), done
-        values = {"done": done, "total": total, "place": self.place}
-        stop_requested = self._write({**values, "due_at": func.now() + literal(LEASE)})
-        if stop_requested:
-            raise JobStopped
+        self._renew({"done": done, "total": total, "place": self.place})
+
+    def keep(self) -> None:
+        """Renew the lease if the last time is a while ago: for steps that take long. Raises: as `report`."""
+        if time.monotonic() - self._renewed > KEEP_EVERY.total_seconds():
+            self._renew({})
 
     def end(
         self,
@@ -94,6 +100,12 @@ class JobRun:
         """Let it wait for a dependency that is away. Raises: JobLost."""
         due_at = func.now() + literal(RETRY_AFTER)
         self._write({"state": JobState.QUEUED, "error": error, "due_at": due_at, "lease": None})
+
+    def _renew(self, values: Mapping[str, Any]) -> None:
+        stop_requested = self._write({**values, "due_at": func.now() + literal(LEASE)})
+        self._renewed = time.monotonic()
+        if stop_requested:
+            raise JobStopped
 
     def _write(self, values: Mapping[str, Any]) -> bool:
         rows = self._database.execute(self._mine(values).returning(jobs.c.stop_requested), {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +12,8 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, event, func, select, text, update
 
+from api.settings import ScrubSettings, Settings
+from replication.copier import Copier
 from replication.leavings import Leavings
 from tests.api.helpers import upload
 from tests.flows.epochs import purged
@@ -34,9 +37,9 @@ from tests.flows.sites import (
 from tests.process import wait_until
 from tests.replicating import make_all_due, work_off, worker_of
 from tests.running import RunningService
-from vault import clock
+from vault import clock, jobrun
 from vault.jobs import JobKind, JobState
-from vault.journal import Bulk, Reason
+from vault.journal import Bulk, Reason, Task
 from vault.objects.keys import object_key
 from vault.objects.store import MAX_OBJECT_BYTES, PART_SIZE_BYTES, ObjectLocked
 from vault.tables import jobs, journal, orphans, replicas, uploads
@@ -140,6 +143,86 @@ def test_a_resync_that_was_stopped_stays_so_and_goes_on_when_it_is_resumed(
     done = at_a.services.jobs.view(admin, job.id)
     assert done.result is not None
     assert (done.state, done.result["missing"]) == (JobState.DONE, 10)
+
+
+def test_a_site_emptied_again_during_its_resync_is_not_called_complete(
+    sites: TwoSites, at_a: RunningService
+) -> None:
+    uploaded(at_a, 10)
+    settle(at_a.services)
+    sites.b.empty()
+    at_a.services.sites.watch.look(at_a.services.database.now())
+    emptied: list[Task] = []
+
+    def once_more(task: Task) -> None:
+        if len(sites.b.objects()) == 10 and not emptied:
+            sites.b.empty()
+            emptied.append(task)
+
+    with working(at_a.services):
+        journal_ = at_a.services.journal
+        copied = journal_.copied
+        journal_.copied = lambda done: (copied(done), [once_more(task) for task, _ in done])[0]  # type: ignore[method-assign, func-returns-value]
+        assert wait_until(lambda: bool(emptied), 30)
+        assert wait_until(lambda: agree(sites, expected(at_a.services)), 30)
+        assert wait_until(lambda: found_incidents(at_a.services, open_only=True) == [], 30)
+        assert drained(at_a.services)
+    assert verify_all(at_a.services) == all_verified(at_a.services)
+
+
+def test_a_copy_that_was_read_back_before_the_site_was_emptied_does_not_count(
+    sites: TwoSites, at_a: RunningService
+) -> None:
+    document = upload(at_a.demo, b"x")
+    (task,) = at_a.services.journal.claim("b", copies=True, bulk=ANY)
+    source = Copier(at_a.services.stores).copy(task, lambda _: True)
+    sites.b.empty()
+    _noted(at_a)
+    at_a.services.journal.copied([(task, source)])
+    path = f"/v1/documents/{document['id']}"
+    assert at_a.demo.get(path).json()["version"]["durable_on"] == ["a"]
+    settle(at_a.services)
+    assert at_a.demo.get(path).json()["version"]["durable_on"] == ["a", "b"]
+    assert agree(sites, expected(at_a.services))
+
+
+def test_a_scrub_that_rests_longer_than_its_lease_keeps_it_and_can_be_stopped(
+    sites: TwoSites, sites_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobrun, "LEASE", timedelta(seconds=2))
+    monkeypatch.setattr(jobrun, "KEEP_EVERY", timedelta(seconds=0.3))
+    slow = ScrubSettings(mib_per_second=1)
+    slowly = TwoSites(sites.a, sites.b, sites.settings.model_copy(update={"scrub": slow}))
+    with slowly.served("a") as service:
+        upload(service.demo, os.urandom(20 * MIB))
+        settle(service.services)
+        runner = service.services.job_runner
+        job = service.services.jobs.start(None, JobKind.SCRUB)
+        scrubbing = threading.Thread(target=runner.run_one, args=((JobKind.SCRUB,),))
+        scrubbing.start()
+        for _ in range(8):
+            time.sleep(0.5)
+            assert not runner.run_one((JobKind.SCRUB,)), "it was taken for dead"
+        assert scrubbing.is_alive()
+        admin = administrator(service)
+        service.services.jobs.stop(admin, job.id)
+        scrubbing.join(5)
+        assert service.services.jobs.view(admin, job.id).state is JobState.STOPPED
+
+
+def test_a_scrub_that_was_stopped_before_it_began_is_not_the_last(
+    at_a: RunningService,
+) -> None:
+    job = at_a.services.jobs.start(None, JobKind.SCRUB)
+    at_a.services.jobs.stop(administrator(at_a), job.id)
+    now = at_a.services.database.now()
+    watch, newest = at_a.services.sites.watch, at_a.services.jobs.newest
+    watch.look(now + timedelta(minutes=5))
+    assert newest(JobKind.SCRUB) == at_a.services.jobs.view(administrator(at_a), job.id)
+    watch.look(now + timedelta(days=2))
+    latest = newest(JobKind.SCRUB)
+    assert latest is not None
+    assert latest.id != job.id
 
 
 def test_companions_come_back_with_a_resync(sites: TwoSites, at_a: RunningService) -> None:
