@@ -80,6 +80,8 @@ class Reading:
         return [look.result() for look in looks]
 
     def _look(self, site: str, stored: Stored) -> CopyState:
+        if not self._health.is_up(site):
+            return CopyState.UNREACHABLE  # at once: asked, a hung one would answer each look late
         store = self._health.stores[site]
         try:
             digest = sha256_of(store, object_key(stored.object_id))

@@ -20,7 +20,7 @@ from replication.copier import Copier, SourceUnfit, TargetLies, TaskLost
 from vault import clock
 from vault.errors import SiteFenced, VaultError
 from vault.incidents import FoundBy, IncidentKind, Incidents, Loss
-from vault.journal import Bulk, Journal, Operation, Settled, Task
+from vault.journal import LEASE, Bulk, Journal, Operation, Settled, Task
 from vault.objects.health import SiteHealth
 from vault.objects.store import MAX_OBJECT_BYTES, PART_SIZE_BYTES, ObjectLocked, StoreError
 
@@ -31,6 +31,9 @@ ANY_SIZE: Final = (Bulk(1, MAX_OBJECT_BYTES),)
 
 SMALL_FIRST: Final = (Bulk(8, 2**20), Bulk(1, 2**30))
 """For lanes that stay free of very large objects, so that these hold up nothing else."""
+
+CLAIM_SECONDS: Final = LEASE.total_seconds() / 3
+"""After that the rest of a claim goes back untouched: it would be taken over, and counted as tried."""
 
 SETTLE_AFTER_SECONDS: Final = 0.05
 """What is done waits no longer than that for the next task of its claim, where tasks take long."""
@@ -93,6 +96,7 @@ class ReplicationWorker:
         self._bulks = bulks
         self._small_work = small_work or SmallWork()
         self._copier = Copier(health.stores)
+        self._turn = 0
 
     def run_one(self) -> bool:
         """Claim and do a few tasks; False when none is due, or nothing may be done just now.
@@ -101,9 +105,11 @@ class ReplicationWorker:
             DatabaseUnavailable: what was done is done again later.
         """
         up = self._health.up()
+        self._turn += 1
         try:
             for bulk in self._bulks:
-                for site in up:
+                # In turn: the backlog of one site must not hold up the other's.
+                for site in up if self._turn % 2 else reversed(up):
                     tasks = self._journal.claim(site, copies=len(up) > 1, bulk=bulk)
                     if tasks:
                         self._work_off(tasks)
@@ -113,10 +119,10 @@ class ReplicationWorker:
         return False
 
     def _work_off(self, tasks: list[Task]) -> None:
-        done = _Done()
+        done, until = _Done(), time.monotonic() + CLAIM_SECONDS
         try:
             for place, task in enumerate(tasks):
-                if not self._attempt(task, done):
+                if time.monotonic() > until or not self._attempt(task, done):
                     self._journal.put_back(tasks[place:])
                     return
                 if time.monotonic() > done.settle_at:

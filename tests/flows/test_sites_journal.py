@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import func, select, text, update
 from typing_extensions import override
 
+from replication import worker as worker_module
 from replication.copier import Copier, TaskLost
 from tests.api.helpers import upload
 from tests.flows.sites import (
@@ -219,6 +220,30 @@ def test_a_task_that_meets_a_defect_of_ours_is_not_tried_for_ever(at_a: RunningS
         assert worker.run_one()
     assert parked(at_a.services) == 1
     assert "ValueError" in row_of(at_a).last_error
+
+
+def test_the_backlog_of_one_site_does_not_hold_up_the_other(
+    at_a: RunningService, at_b: RunningService
+) -> None:
+    uploaded(at_b, (1,) * 20)  # owed to a
+    document = upload(at_a.demo, b"x")  # owed to b
+    worker = worker_of(at_a.services)
+    for _ in range(4):
+        assert worker.run_one()
+    assert durable_on(at_a, document["id"]) == ["a", "b"]
+
+
+def test_what_a_slow_worker_did_not_come_to_goes_back_untried(
+    at_a: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploaded(at_a, (1,) * 5)
+    monkeypatch.setattr(worker_module, "CLAIM_SECONDS", 0.0)
+    assert worker_of(at_a.services, (ANY,)).run_one()
+    rows = at_a.services.database.execute(select(journal), {})
+    assert [(row.attempts, row.lease) for row in rows] == [(0, None)] * 5
+    monkeypatch.setattr(worker_module, "CLAIM_SECONDS", 20.0)
+    work_off(at_a.services)
+    assert backlog(at_a.services) == 0
 
 
 def test_a_copy_that_lands_while_its_delete_is_under_way_does_not_stay(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -200,9 +201,26 @@ def test_a_site_that_hangs_while_its_copies_are_made_gets_them_afterwards(
             assert not at_a.services.health.is_up("b")
         make_all_due(at_a.services)  # the calls that hung end when the site goes on
         assert drained(at_a.services, 60)
+    notice(at_a.services)
     assert parked(at_a.services) == 0
     assert len(expected(at_a.services)) == len(sent)
     assert verify_all(at_a.services) == all_verified(at_a.services)
+
+
+def test_verify_does_not_wait_for_a_hung_site_once_for_every_object(
+    sites: TwoSites, at_a: RunningService
+) -> None:
+    if not isinstance(sites.b, Gateway):
+        pytest.skip("a folder does not hang")
+    for _ in range(20):
+        upload(at_a.demo, b"x")
+    settle(at_a.services)
+    with sites.b.hung():
+        notice(at_a.services)
+        began = time.monotonic()
+        assert verify_all(at_a.services) == {"a": {"verified": 20}, "b": {"unreachable": 20}}
+        assert time.monotonic() - began < 3
+    assert found_incidents(at_a.services) == []
 
 
 def _objects(store: ObjectStore) -> Iterator[str]:

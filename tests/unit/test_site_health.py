@@ -149,3 +149,18 @@ def test_a_site_that_stays_away_is_told_of_once(
     fails(started)
     assert wait_until(lambda: stores["b"].checks > 3, 8)
     assert [r.message for r in caplog.records].count("a site is away: site b: away") == 1
+
+
+def test_a_defect_in_a_check_does_not_end_the_checks(
+    started: SiteHealth, stores: dict[str, Store]
+) -> None:
+    def broken(_site: str) -> None:
+        raise ValueError("a defect")
+
+    started.on_return(broken)
+    for _ in range(2):
+        stores["b"].is_away = True
+        fails(started)
+        assert wait_until(lambda: not started.is_up("b"), 3)
+        stores["b"].is_away = False
+        assert wait_until(lambda: started.is_up("b"), 3)

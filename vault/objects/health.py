@@ -104,9 +104,15 @@ class SiteHealth:
             self._changed.clear()
             for site in self._bare:
                 if self._is_due(site) and not self._stopping.is_set():
-                    self.confirm(site)
+                    self._confirm_in_any_case(site)
             # At most that often, also where every call fails.
             self._stopping.wait(LOOK_EVERY_SECONDS / 4)
+
+    def _confirm_in_any_case(self, site: str) -> None:
+        try:
+            self.confirm(site)
+        except Exception:  # noqa: BLE001 (without this thread no site would ever be away, or back)
+            _log.exception("a site could not be checked")
 
     def _is_due(self, site: str) -> bool:
         is_old = time.monotonic() - self._checked[site] > CHECK_EVERY_SECONDS
