@@ -43,6 +43,9 @@ from vault.tables import orphans, topology
 MIB = 2**20
 ANY = Bulk(100, MAX_OBJECT_BYTES)
 
+in_folders = pytest.mark.parametrize("sites", ["folders"], indirect=True)
+"""For what is decided in PostgreSQL alone, whatever stands behind the sites."""
+
 
 def refused(answer: httpx.Response) -> str:
     assert answer.status_code == 503, answer.text
@@ -94,6 +97,7 @@ def test_failover_with_a_backlog_writes_there_and_back_keeps_both_histories(
     assert found_incidents(at_a.services) == []
 
 
+@in_folders
 def test_the_site_that_goes_on_is_not_disturbed(
     sites: TwoSites, at_a: RunningService, at_b: RunningService
 ) -> None:
@@ -107,6 +111,7 @@ def test_the_site_that_goes_on_is_not_disturbed(
     assert verify_all(at_b.services) == all_verified(at_b.services)
 
 
+@in_folders
 def test_an_upload_that_was_under_way_at_the_fenced_site_is_refused(
     sites: TwoSites, at_a: RunningService, at_b: RunningService
 ) -> None:
@@ -120,6 +125,7 @@ def test_an_upload_that_was_under_way_at_the_fenced_site_is_refused(
     assert expected(at_a.services) == set()
 
 
+@in_folders
 def test_a_worker_that_was_fenced_in_the_middle_of_its_work_settles_nothing(
     sites: TwoSites, at_a: RunningService, at_b: RunningService
 ) -> None:
@@ -134,6 +140,7 @@ def test_a_worker_that_was_fenced_in_the_middle_of_its_work_settles_nothing(
     assert at_b.demo.get(path).json()["version"]["durable_on"] == ["a", "b"]
 
 
+@in_folders
 def test_a_fenced_process_still_reads(
     sites: TwoSites, at_a: RunningService, at_b: RunningService
 ) -> None:
@@ -143,6 +150,7 @@ def test_a_fenced_process_still_reads(
     assert contents(at_a.demo, {document["id"]: b""}) == {document["id"]: b"readable"}
 
 
+@in_folders
 def test_an_admitted_site_serves_again_beside_the_other(
     sites: TwoSites, at_a: RunningService, at_b: RunningService
 ) -> None:
@@ -157,6 +165,7 @@ def test_an_admitted_site_serves_again_beside_the_other(
     assert agree(sites, expected(at_a.services))
 
 
+@in_folders
 def test_a_process_started_at_a_fenced_site_is_refused_until_it_is_admitted(
     sites: TwoSites, at_a: RunningService, at_b: RunningService
 ) -> None:
@@ -168,6 +177,7 @@ def test_a_process_started_at_a_fenced_site_is_refused_until_it_is_admitted(
         assert post(late).status_code == 201
 
 
+@in_folders
 def test_of_two_failovers_at_once_one_is_last_and_one_site_serves(
     sites: TwoSites, at_a: RunningService, at_b: RunningService
 ) -> None:
@@ -189,6 +199,7 @@ def test_of_two_failovers_at_once_one_is_last_and_one_site_serves(
     assert epochs[0].epoch == 3
 
 
+@in_folders
 def test_the_outlook_says_exactly_what_would_be_lost(
     sites: TwoSites, at_a: RunningService, at_b: RunningService
 ) -> None:
@@ -223,6 +234,7 @@ def test_the_outlook_says_exactly_what_would_be_lost(
     assert outlook("b")[:3] == (1, sizes[owed["id"]], 0)
 
 
+@in_folders
 def test_nothing_is_swept_after_a_failover_until_a_person_confirms(
     sites: TwoSites, at_a: RunningService, at_b: RunningService
 ) -> None:
@@ -241,6 +253,7 @@ def test_nothing_is_swept_after_a_failover_until_a_person_confirms(
     assert agree(sites, set())
 
 
+@in_folders
 @pytest.mark.parametrize("change", [{"system_identifier": "1"}, {"timeline": 99}])
 def test_nothing_is_swept_after_postgresql_was_restored_or_promoted(
     sites: TwoSites, at_a: RunningService, change: dict[str, object]
@@ -261,6 +274,7 @@ def test_nothing_is_swept_after_postgresql_was_restored_or_promoted(
     assert agree(sites, set())
 
 
+@in_folders
 def test_orphans_are_remembered_and_removed_only_when_asked_and_old(
     sites: TwoSites, at_a: RunningService, owner: Engine
 ) -> None:
@@ -284,6 +298,7 @@ def test_orphans_are_remembered_and_removed_only_when_asked_and_old(
     assert found_incidents(at_a.services, open_only=True) == []
 
 
+@in_folders
 def test_an_orphan_that_went_by_itself_is_forgotten_with_its_incident(
     sites: TwoSites, at_a: RunningService
 ) -> None:
@@ -303,6 +318,7 @@ def a_day_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "now", lambda: present() + timedelta(days=1))
 
 
+@in_folders
 @pytest.mark.usefixtures("a_day_ahead")
 def test_a_process_whose_clock_is_a_day_ahead_purges_nothing_early(
     sites: TwoSites, at_a: RunningService
@@ -315,6 +331,7 @@ def test_a_process_whose_clock_is_a_day_ahead_purges_nothing_early(
     assert at_a.services.sweep.run() == 0, "live rows were taken for dead ones"
 
 
+@in_folders
 @pytest.mark.usefixtures("a_day_ahead")
 def test_a_process_whose_clock_is_a_day_ahead_scrubs_and_remembers_as_others_do(
     sites: TwoSites, at_a: RunningService
@@ -330,6 +347,7 @@ def test_a_process_whose_clock_is_a_day_ahead_scrubs_and_remembers_as_others_do(
     assert at_a.services.jobs.newest(JobKind.SCRUB) == first, "it scrubs all day long"
 
 
+@in_folders
 @pytest.mark.usefixtures("a_day_ahead")
 def test_leases_and_delays_are_postgresqls_clocks(sites: TwoSites, at_a: RunningService) -> None:
     upload(at_a.demo, b"x")
@@ -342,6 +360,7 @@ def test_leases_and_delays_are_postgresqls_clocks(sites: TwoSites, at_a: Running
     assert len(at_a.services.journal.claim("b", copies=True, bulk=ANY)) == 1
 
 
+@in_folders
 def test_a_site_that_is_anothers_stops_the_start(sites: TwoSites, tmp_path: Path) -> None:
     with sites.services("a") as services:
         mark = services.stores["b"]

@@ -34,7 +34,7 @@ from vault.journal import Reason
 from vault.objects.destination import BothSites
 from vault.objects.health import WatchedStore
 from vault.objects.keys import object_key
-from vault.objects.store import Bytes, ObjectStore
+from vault.objects.store import Bytes, ObjectStore, PendingUpload
 from vault.tables import journal, uploads
 from vault.uploads import _SealedUpload
 
@@ -343,8 +343,13 @@ def test_a_sweep_does_not_wait_for_a_dead_site_once_for_every_row(
         at_a.services.upload_rows.abandon(object_id)
     asked: list[str] = []
     watched = at_a.services.stores["b"]
-    delete = watched.delete
-    watched.delete = lambda key: (asked.append(key), delete(key))[1]  # type: ignore[method-assign, func-returns-value]
+    pending = watched.pending
+
+    def counted(prefix: str = "") -> Iterator[PendingUpload]:
+        asked.append(prefix)
+        return pending(prefix)
+
+    watched.pending = counted  # type: ignore[method-assign]
     with sites.b.away():
         notice(at_a.services)
         at_a.services.sweep.run()
