@@ -14,6 +14,7 @@ from bench import payload
 from bench.payload import LargeBody
 from bench.plan import MIB, Plan
 from bench.result import Result, at_most
+from bench.twosites import BOTH_SITES, peer, serving
 from bench.world import MeasuredService, World
 
 IN_FLIGHT: Final = 3
@@ -39,10 +40,29 @@ def run(world: World, plan: Plan) -> Iterator[Result]:
         download = partial(_download, service, documents[0])
         yield from _growth("download", service, one=download, several=download)
         service.remove_object_of(documents[0])
+    with peer(world) as server, serving(world, server) as (service, sites):
+
+        def upload(body: LargeBody) -> None:
+            service.remove_object_of(_upload(service, body, BOTH_SITES))
+            sites.b.remove_objects()
+
+        yield from _growth(
+            "upload to both sites",
+            service,
+            one=lambda: upload(whole),
+            several=lambda: _upload(service, share, BOTH_SITES),
+            is_judged=False,
+        )
+        sites.a.remove_objects()
 
 
 def _growth(
-    what: str, service: MeasuredService, *, one: Callable[[], None], several: Callable[[], None]
+    what: str,
+    service: MeasuredService,
+    *,
+    one: Callable[[], object],
+    several: Callable[[], object],
+    is_judged: bool = True,
 ) -> Iterator[Result]:
     _warm_up(service)
     process = psutil.Process(service.pid)
@@ -52,10 +72,10 @@ def _growth(
     further = (by_several - by_one) / (IN_FLIGHT - 1)
     for count, grown, limit in (("one", by_one, 48), ("each further", further, 32)):
         line = f"memory grown by {count} {what} in flight; floor: idle"
-        yield Result(line, "MiB", idle, grown, target=at_most(limit))
+        yield Result(line, "MiB", idle, grown, target=at_most(limit) if is_judged else None)
 
 
-def peak_mib(process: psutil.Process, work: Callable[[], None], count: int) -> float:
+def peak_mib(process: psutil.Process, work: Callable[[], object], count: int) -> float:
     """The most that was resident at any sample while `work` ran `count` times at once."""
     done = threading.Event()
     with ThreadPoolExecutor(count + 1) as pool:
@@ -88,9 +108,9 @@ def _warm_up(service: MeasuredService) -> None:
             client.download(f"/v1/documents/{document_id}/content")
 
 
-def _upload(service: MeasuredService, body: LargeBody) -> str:
+def _upload(service: MeasuredService, body: LargeBody, class_name: str = "general") -> str:
     with service.client() as client:
-        return str(client.upload(body.chunks())["id"])
+        return str(client.upload(body.chunks(), class_name=class_name)["id"])
 
 
 def _download(service: MeasuredService, document_id: str) -> None:

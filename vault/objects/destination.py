@@ -110,7 +110,6 @@ class BothSites:
         self._executor = executor
         self._may_degrade = may_degrade
         self._locked_until = locked_until
-        self._is_read_back = False
 
     @property
     def is_degraded(self) -> bool:
@@ -118,14 +117,10 @@ class BothSites:
         return bool(self.owed)
 
     def put(self, key: str, body: Bytes, *, sha256: bytes) -> None:
-        """Also reads it back: neither site waits for the other in between."""
-
-        def put_at(store: ObjectStore) -> None:
-            store.put(key, body, locked_until=self._locked_until, sha256=sha256)
-            _read_back(store, key, sha256)
-
-        self.both(lambda: put_at(self._local), lambda: put_at(self._peer))
-        self._is_read_back = True
+        self.both(
+            lambda: self._local.put(key, body, locked_until=self._locked_until, sha256=sha256),
+            lambda: self._peer.put(key, body, locked_until=self._locked_until, sha256=sha256),
+        )
 
     def begin_parts(self, key: str) -> PartUpload:
         local = self._local.begin_parts(key, locked_until=self._locked_until)
@@ -134,11 +129,10 @@ class BothSites:
         )
 
     def secure(self, key: str, sha256: bytes) -> None:
-        if not self._is_read_back:
-            self.both(
-                lambda: _read_back(self._local, key, sha256),
-                lambda: _read_back(self._peer, key, sha256),
-            )
+        self.both(
+            lambda: _read_back(self._local, key, sha256),
+            lambda: _read_back(self._peer, key, sha256),
+        )
         self.verified = tuple({self.site, self._peer.site} - set(self.owed))
 
     def delete(self, key: str) -> None:

@@ -11,6 +11,9 @@ from vault.objects.store import PART_SIZE_BYTES, ObjectStore
 
 SMALL_BYTES: Final = 16 * 1024
 
+HASHED_BYTES: Final = 2**20
+"""Read and hashed at a time: it stays in the processor's cache, and both sites may be read at once."""
+
 
 def parts(store: ObjectStore, key: str, *, first: int = 1) -> Iterator[memoryview]:
     """The object in pieces of `PART_SIZE_BYTES`; each is valid until the next is asked for.
@@ -23,11 +26,7 @@ def parts(store: ObjectStore, key: str, *, first: int = 1) -> Iterator[memoryvie
     offset = (first - 1) * PART_SIZE_BYTES
     if offset and offset >= store.size(key):
         return  # S3 refuses a range behind the end as if the object were missing
-    with closing(store.open(key, offset)) as reader:
-        # As large as needed: filling a whole part's with zeros costs more than a small object.
-        buffer = memoryview(bytearray(max(1, min(PART_SIZE_BYTES, reader.object_size_bytes))))
-        while size := reader.readinto(buffer):
-            yield buffer[:size]
+    yield from _pieces(store, key, offset, PART_SIZE_BYTES)
 
 
 def sha256_of(
@@ -35,8 +34,8 @@ def sha256_of(
 ) -> bytes:
     """The digest of the object as the store gives it back; `each_part` is called now and then."""
     digest = hashlib.sha256()
-    for part in parts(store, key):
-        digest.update(part)
+    for piece in _pieces(store, key, 0, HASHED_BYTES):
+        digest.update(piece)
         each_part()
     return digest.digest()
 
@@ -49,3 +48,11 @@ def small_object(store: ObjectStore, key: str) -> bytes:
     buffer = memoryview(bytearray(SMALL_BYTES))
     with closing(store.open(key)) as reader:
         return bytes(buffer[: reader.readinto(buffer)])
+
+
+def _pieces(store: ObjectStore, key: str, offset: int, size_bytes: int) -> Iterator[memoryview]:
+    with closing(store.open(key, offset)) as reader:
+        # As large as needed: filling a whole part's with zeros costs more than a small object.
+        buffer = memoryview(bytearray(max(1, min(size_bytes, reader.object_size_bytes))))
+        while size := reader.readinto(buffer):
+            yield buffer[:size]
