@@ -126,9 +126,12 @@ def test_uploads_go_on_while_a_site_is_stopped_killed_emptied_and_corrupted(
     each = -(-count // (rounds * len(troubles.all)))
     with working(at_a.services), ThreadPoolExecutor(3) as pool:
         sending = [pool.submit(send, body) for body in bodies]
-        for trouble in troubles.all * rounds:
-            begun.release(each)
-            trouble()
+        try:
+            for trouble in troubles.all * rounds:
+                begun.release(each)
+                trouble()
+        finally:
+            begun.release(count)  # so that nobody waits for ever
         wait(sending)
         for future in sending:
             future.result()

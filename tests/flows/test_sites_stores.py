@@ -37,8 +37,9 @@ from tests.running import RunningService
 from tests.servers.s3 import S3Server
 from vault import clock
 from vault.jobs import JobKind
+from vault.objects import directory
 from vault.objects.keys import object_key
-from vault.objects.store import ObjectLocked, ObjectStore
+from vault.objects.store import ObjectLocked, ObjectStore, StoreUnavailable
 from vault.tables import journal
 
 MIB = 2**20
@@ -221,6 +222,26 @@ def test_verify_does_not_wait_for_a_hung_site_once_for_every_object(
         assert verify_all(at_a.services) == {"a": {"verified": 20}, "b": {"unreachable": 20}}
         assert time.monotonic() - began < 3
     assert found_incidents(at_a.services) == []
+
+
+def test_a_folder_that_vanishes_in_the_middle_of_a_write_is_not_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, hidden = tmp_path / "site", tmp_path / "hidden"
+    store = directory.DirectoryStore("b", folder)
+    store.prepare()
+    require = directory._Root.require
+
+    def vanish(root: directory._Root) -> None:
+        require(root)
+        folder.rename(hidden)
+
+    upload_ = store.begin_parts("objects/00/x")
+    upload_.put_part(1, b"x")
+    monkeypatch.setattr(directory._Root, "require", vanish)
+    with pytest.raises(StoreUnavailable):
+        upload_.complete()
+    assert not folder.exists()
 
 
 def _objects(store: ObjectStore) -> Iterator[str]:

@@ -218,7 +218,7 @@ class _FileUpload:
             os.fsync(self._descriptor)
             self._close()
             self._root.require()
-            _make_folders(self._target.parent)
+            _make_folders(self._target.parent, self._root.folder)
             self._path.rename(self._target)
             _flush_folder(self._target.parent)
 
@@ -285,15 +285,16 @@ def _files_in_order(folder: Path, below: str) -> Iterator[str]:
             yield f"{below}{name}"
 
 
-def _make_folders(folder: Path) -> None:
-    """Make a folder and those above it, each durably entered in its parent.
+def _make_folders(folder: Path, root: Path) -> None:
+    """Make a folder and those above it, each durably entered in its parent; never the root itself.
 
     One thread at a time: another must not see a folder whose name is not flushed yet.
+    Raises: FileNotFoundError: the root vanished meanwhile; another in its place would be in its way.
     """
     with _making_folders:
-        if folder.is_dir():
+        if folder == root or folder.is_dir():
             return
-        _make_folders(folder.parent)
+        _make_folders(folder.parent, root)
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
         _flush_folder(folder.parent)
