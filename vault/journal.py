@@ -247,10 +247,10 @@ class Journal:
             "sources": [source for _, source in done],
             **self._epoch.parameters(),
         }
-        with self._database.transaction() as connection:
-            settled = {row.id: _settled(row) for row in connection.execute(_COPIED, values)}
-            late = [task for task, _ in done if task.id not in settled]
-            if late:
+        settled = {row.id: _settled(row) for row in self._database.execute(_COPIED, values)}
+        late = [task for task, _ in done if task.id not in settled]
+        if late:
+            with self._database.transaction() as connection:
                 _remove_late(connection, late)
         return list(settled.values())
 
@@ -382,16 +382,19 @@ def _task(row: Any) -> Task:
     )
 
 
+_RELAXED: Final = "relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))"
+"""Waits for no disk and no standby: a claim or a settlement that a crash undoes is work done once more."""
+
 _CLAIM = text(
     f"""
-    WITH due AS MATERIALIZED (
+    WITH {_RELAXED}, due AS MATERIALIZED (
         SELECT id, object_id FROM journal
         WHERE site = :site AND parked_at IS NULL AND due_at <= now()
           AND (operation = 'delete' OR :copies) AND size_bytes <= :largest
           AND EXISTS ({MAY_WRITE})
         ORDER BY priority, due_at LIMIT :rows FOR UPDATE SKIP LOCKED)
     UPDATE journal j SET lease = :lease, due_at = now() + :lease_time, attempts = attempts + 1
-    FROM due LEFT JOIN versions v ON v.object_id = due.object_id
+    FROM due LEFT JOIN versions v ON v.object_id = due.object_id CROSS JOIN relaxed
     WHERE j.id = due.id
     RETURNING j.*, v.ciphertext_sha256, v.locked_until"""  # noqa: S608 (made of constants)
 )
@@ -401,10 +404,10 @@ _MINE = """
 
 _COPIED = text(
     f"""
-    WITH done AS (
+    WITH {_RELAXED}, done AS (
         DELETE FROM journal j
         USING unnest(CAST(:ids AS bigint[]), CAST(:leases AS uuid[]), CAST(:sources AS text[]))
-            AS mine (id, lease, source)
+            AS mine (id, lease, source), relaxed
         WHERE j.id = mine.id AND j.lease = mine.lease
           AND EXISTS ({MAY_WRITE})
         RETURNING j.id, j.object_id, j.site, mine.source, j.reason,
