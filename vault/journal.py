@@ -12,6 +12,7 @@ nothing any more; the same holds for a process of a site that was fenced.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -25,6 +26,7 @@ from vault.access.authorise import require
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.database import Database
+from vault.errors import SiteFenced
 from vault.siteepoch import MAY_WRITE, SiteEpoch
 from vault.tables import incidents, journal, replicas, tombstones, topology
 
@@ -200,6 +202,24 @@ class Journal:
     def __init__(self, database: Database, epoch: SiteEpoch) -> None:
         self._database = database
         self._epoch = epoch
+
+    def is_due(self, sites: Sequence[str]) -> bool:
+        """Whether a claim at these sites, which answer, may find something. Cheap: for asking all the time.
+
+        Where this process's epoch is over it adopts the one in force, if its site serves.
+
+        Raises: DatabaseUnavailable.
+        """
+        values = {
+            "sites": list(sites),
+            "copies": len(sites) > 1,
+            **self._epoch.parameters(),
+        }
+        row = self._database.execute(_IS_DUE, values)[0]
+        if not row.may_write:
+            with suppress(SiteFenced):
+                self._epoch.require()
+        return bool(row.is_due and row.may_write)
 
     def claim(self, site: str, *, copies: bool, bulk: Bulk) -> list[Task]:
         """Rows of one site that are due, longest due first, leased to the caller for `LEASE`.
@@ -384,6 +404,14 @@ def _task(row: Any) -> Task:
 
 _RELAXED: Final = "relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))"
 """Waits for no disk and no standby: a claim or a settlement that a crash undoes is work done once more."""
+
+_IS_DUE = text(
+    f"""
+    SELECT EXISTS ({MAY_WRITE}) AS may_write, EXISTS (
+        SELECT FROM journal
+        WHERE site = ANY(CAST(:sites AS text[])) AND parked_at IS NULL AND due_at <= now()
+          AND (operation = 'delete' OR :copies)) AS is_due"""  # noqa: S608 (made of constants)
+)
 
 _CLAIM = text(
     f"""
