@@ -183,7 +183,7 @@ def build(settings: Settings) -> Iterator[Services]:
         )
         stack.callback(database.dispose)
         _refuse_unsafe_database(database)
-        vault_id = vault_id_of(database)
+        vault_id = vault_id_of(database.as_shared())
         keys, drill_keys = _open_keys(settings, database, vault_id)
         health = SiteHealth(_open_stores(settings, marked_sites(database)))
         executors = _Executors(
@@ -191,7 +191,7 @@ def build(settings: Settings) -> Iterator[Services]:
             stack.enter_context(ThreadPoolExecutor(PART_THREADS, "peer-part")),
             stack.enter_context(ThreadPoolExecutor(LOOK_THREADS, "look")),
         )
-        rows = UploadRows(database, settings.local_site)
+        rows = UploadRows(database.as_shared(), settings.local_site)
         rows.start(alone=settings.is_embedded)
         stack.callback(rows.stop)
         services = _wire(settings, vault_id, database, health, keys, drill_keys, executors, rows)
@@ -241,13 +241,14 @@ def open_offline(
         chosen = site or settings.local_site
         if chosen not in stores:
             raise SettingsError(f"there is no such site; they are {' and '.join(sorted(stores))}")
-        vault_id = vault_id_of(database)
-        restore = Restore(database, vault_id, stores[chosen], private)
+        service = database.as_service()
+        vault_id = vault_id_of(database.as_shared())
+        restore = Restore(service, vault_id, stores[chosen], private)
 
         def rekey() -> Rekey:
             keys, _ = _open_keys(settings, database, vault_id, is_new=True)
-            keks, epoch_keys = Keks(database, keys, {}), EpochKeys(vault_id, keys, stores)
-            return Rekey(database, restore, keys, keks, epoch_keys)
+            keks, epoch_keys = Keks(service, keys, {}), EpochKeys(vault_id, keys, stores)
+            return Rekey(service, restore, keys, keks, epoch_keys)
 
         yield Offline(restore, rekey)
 
@@ -263,10 +264,11 @@ def _wire(
     rows: UploadRows,
 ) -> Services:
     stores = health.stores
+    service, shared = database.as_service(), database.as_shared()
     (peer_site,) = (site for site in stores if site != settings.local_site)
-    epoch = SiteEpoch(database, settings.local_site)
-    incidents = Incidents(database)
-    epoch_table = EpochTable(database)
+    epoch = SiteEpoch(shared, settings.local_site)
+    incidents = Incidents(service)
+    epoch_table = EpochTable(service)
     recovery = RecoveryEpochs(epoch_table, EpochKeys(vault_id, keys, stores))
     sealing = Sealing(
         vault_id=vault_id,
@@ -282,43 +284,43 @@ def _wire(
     commits = Commits(database, epoch)
     cache = UnwrapCache()
     replicas = Replicas(health, settings.local_site, incidents)
-    document_keys = DocumentKeys(vault_id, database, keys, cache)
-    purge = Purge(database, sorted(stores))
-    entries = Entries(database)
+    document_keys = DocumentKeys(vault_id, service, keys, cache)
+    purge = Purge(service, sorted(stores))
+    entries = Entries(service)
     catalogues = Catalogues(vault_id, stores)
     writer = CatalogueWriter(vault_id, keys, stores, executors.local)
-    rewrite = CatalogueRewrite(database, writer, entries, recovery)
-    signing_keys = SigningKeys(database, keys)
+    rewrite = CatalogueRewrite(service, writer, entries, recovery)
+    signing_keys = SigningKeys(service, keys)
     move = {
         Purpose.DOCUMENTS: rewrite.for_documents,
         Purpose.LOG: signing_keys.reseal,
         Purpose.BACKUPS: rewrite.for_backups,
     }
-    keks = Keks(database, keys, move)
-    wrapped_keys = WrappedKeys(database, vault_id)
+    keks = Keks(service, keys, move)
+    wrapped_keys = WrappedKeys(service, vault_id)
     rewrap = Rewrap(keys, wrapped_keys)
-    recovery_sealing = RecoverySealing(database, keys, recovery, RecoveryBlobs(database, vault_id))
-    journal, jobs = Journal(database, epoch), Jobs(database)
-    inventory, marks = Inventory(database), SiteMarks(database, vault_id, health)
-    companions, sweep_holds = Companions(database, health), SweepHolds(database)
+    recovery_sealing = RecoverySealing(service, keys, recovery, RecoveryBlobs(service, vault_id))
+    journal, jobs = Journal(service, epoch), Jobs(service)
+    inventory, marks = Inventory(service), SiteMarks(service, vault_id, health)
+    companions, sweep_holds = Companions(service, health), SweepHolds(service)
     reading = Reading(health, inventory, incidents, executors.look)
-    verify = Verify(database, inventory, reading, sorted(stores))
+    verify = Verify(service, inventory, reading, sorted(stores))
     pace = _pace(settings.scrub)
     statuses = SiteStatuses(
-        database=database,
+        database=service,
         health=health,
         journal=journal,
         sweep_holds=sweep_holds,
         local_site=settings.local_site,
         period=pace.period,
     )
-    classes = Classes(database, statuses.without_object_lock)
+    classes = Classes(shared, statuses.without_object_lock)
     scrub = Scrub(
         health=health,
         inventory=inventory,
         incidents=incidents,
         companions=companions,
-        leavings=Leavings(database, health),
+        leavings=Leavings(service, health),
         reading=reading,
         pace=pace,
     )
@@ -339,7 +341,7 @@ def _wire(
         JobKind.DRILL: KeyDrill(drill_keys, wrapped_keys).run,
         JobKind.RECOVERY: recovery_sealing.run,
         JobKind.SHRED: Shred(
-            database=database,
+            database=service,
             vault_id=vault_id,
             keys=keys,
             keks=keks,
@@ -362,9 +364,9 @@ def _wire(
         site_epoch=epoch,
         incidents=incidents,
         keys=keys,
-        access_log=AccessLog(database),
-        api_keys=ApiKeys(database),
-        principals=Principals(database),
+        access_log=AccessLog(shared),
+        api_keys=ApiKeys(shared),
+        principals=Principals(shared),
         classes=classes,
         documents=Documents(database, classes),
         upload_rows=rows,
@@ -374,17 +376,17 @@ def _wire(
         holds=Holds(database),
         journal=journal,
         purge=purge,
-        sweep=Sweep(database, stores),
+        sweep=Sweep(service, stores),
         idempotency=IdempotencyKeys(database),
         jobs=jobs,
-        job_runner=JobRunner(database, works),
+        job_runner=JobRunner(service, works),
         keks=keks,
         unwrap_cache=cache,
         key_export=KeyExport(database, document_keys),
         signing_keys=signing_keys,
-        epochs=Epochs(database),
-        rejoin=Rejoin(database, keys, catalogues, entries, epoch_table, purge),
-        recovery_keys=RecoveryKeys(database),
+        epochs=Epochs(service),
+        rejoin=Rejoin(service, keys, catalogues, entries, epoch_table, purge),
+        recovery_keys=RecoveryKeys(service),
         recovery_epochs=recovery,
         sites=SiteServices(
             inventory=inventory,
@@ -397,9 +399,9 @@ def _wire(
                 scrub_every=pace.every,
             ),
             verify=verify,
-            failover=Failover(database),
+            failover=Failover(service),
             sweep_holds=sweep_holds,
-            orphans=Orphans(database, sorted(stores)),
+            orphans=Orphans(service, sorted(stores)),
             statuses=statuses,
         ),
     )
@@ -446,11 +448,17 @@ def _service_url(settings: Settings, stack: ExitStack) -> str:
 
 
 def _refuse_unsafe_database(database: Database) -> None:
-    row = database.execute(_SAFETY, {})[0]
+    row = database.as_shared().execute(_SAFETY, {})[0]
     if row.is_superuser:
         raise UnsafeStart(
             "STRONGROOM_DATABASE_URL connects as a superuser, who may change the access log: use "
             "a login that is a member of the role strongroom_service"
+        )
+    if row.passes_rows:
+        raise UnsafeStart(
+            "STRONGROOM_DATABASE_URL connects as a login that row-level security does not bind: it has "
+            "BYPASSRLS, or owns the tables, or is a member of a role that does; use one that is a member of "
+            "the role strongroom_service and of nothing else"
         )
     if row.fsync != "on" or row.full_page_writes != "on":
         raise UnsafeStart(
@@ -507,7 +515,7 @@ def _open_keyring(
     path = settings.home / "keys" / "keyring.json"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Never made anew beside documents that only the lost one could open.
-    is_first_start = not path.exists() and (is_new or not holds_documents(database))
+    is_first_start = not path.exists() and (is_new or not holds_documents(database.as_service()))
     root_key = _root_key(settings, vault_id, may_create=is_first_start and settings.is_embedded)
     if is_first_start:
         create_keyring(path, root_key)
@@ -581,5 +589,11 @@ _SAFETY = text(
     """
     SELECT current_setting('fsync') AS fsync,
            current_setting('full_page_writes') AS full_page_writes,
-           (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS is_superuser"""
+           (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS is_superuser,
+           EXISTS (
+               SELECT FROM pg_roles
+               WHERE (rolsuper OR rolbypassrls OR rolname = 'strongroom_owner'
+                      OR oid IN (SELECT relowner FROM pg_class
+                                 WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v')))
+                 AND pg_has_role(current_user, oid, 'MEMBER')) AS passes_rows"""
 )

@@ -21,6 +21,7 @@ from vault.database import Database
 from vault.errors import VaultError
 from vault.objects.store import StoreError
 from vault.recovery.epochs import RecoveryEpochs
+from vault.tables import SHARED
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,25 @@ _FORBIDDEN_GRANTS: Final = text(
 )
 
 
+_OPEN = text(
+    """
+    SELECT relname AS name FROM pg_class
+    WHERE relnamespace = 'public'::regnamespace
+      AND (relkind IN ('r', 'p') AND NOT relname = ANY(:shared)
+               AND NOT (relrowsecurity AND relforcerowsecurity)
+           OR relkind = 'v' AND NOT 'security_invoker=true' = ANY(coalesce(reloptions, '{}'))
+           OR relkind = 'm')
+    ORDER BY relname"""
+)
+"""A view reads with its owner's rights unless it says otherwise, a materialised one in any case."""
+
+_SEARCHES_BY_INDEX = text(
+    """
+    SELECT proleakproof AS trusted FROM pg_proc
+    WHERE oid = 'pg_catalog.texticlike(text, text)'::regprocedure"""
+)
+
+
 def examine(settings: Settings) -> list[Finding]:
     """Look at everything; a thing that cannot be reached is a finding, not an end."""
     findings = [_transport(settings)]
@@ -90,6 +110,7 @@ def _examine_running(services: Services) -> Iterator[Finding]:
         )
         yield Finding(check.name, check.ok, words)
     yield _grants(services)
+    yield _second_wall(services)
     if services.settings.kms.kind is KmsKind.TRANSIT:
         yield _kms_policy(services.keys)
         yield _kms_roles(services.settings)
@@ -146,13 +167,25 @@ def _transport(settings: Settings) -> Finding:
 
 
 def _grants(services: Services) -> Finding:
-    rows = services.database.execute(_FORBIDDEN_GRANTS, {})
+    rows = services.database.as_shared().execute(_FORBIDDEN_GRANTS, {})
     if not rows:
         return Finding(
             "grants", ok=True, words="the service may not alter, truncate or edit events"
         )
     found = ", ".join(f"{row.privilege_type} on {row.table_name}" for row in rows)
     return Finding("grants", ok=False, words=f"revoke {found} from the service's role")
+
+
+def _second_wall(services: Services) -> Finding:
+    rows = services.database.as_shared().execute(_OPEN, {"shared": list(SHARED)})
+    if rows:
+        found = ", ".join(row.name for row in rows)
+        words = f"{found}: no row-level security, or a view without security_invoker"
+        return Finding("second-wall", ok=False, words=words)
+    words = "every table of a department has row-level security"
+    if not services.database.as_shared().execute(_SEARCHES_BY_INDEX, {})[0].trusted:
+        words += "; searches by name use no index: have a superuser run migrations/roles.sql"
+    return Finding("second-wall", ok=True, words=words)
 
 
 def _standby(database: Database) -> Finding:

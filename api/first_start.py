@@ -11,14 +11,14 @@ from vault.access.api_keys import insert_key
 from vault.access.policy import Scope
 from vault.access.principals import NewPrincipal, insert_principal
 from vault.accesslog.event import AccessEvent, EventType, record
-from vault.database import Database, DuplicateRow
+from vault.database import DuplicateRow, SharedDatabase
 from vault.tables import principals
 
 ADMINISTRATOR: Final = NewPrincipal("administrator", [Scope.ADMIN])
 DEMO: Final = NewPrincipal("demo", [Scope.READ, Scope.WRITE], "demo")
 
 
-def create_once(database: Database, new: NewPrincipal, show: Callable[[str], None]) -> bool:
+def create_once(database: SharedDatabase, new: NewPrincipal, show: Callable[[str], None]) -> bool:
     """Make a principal with a key, unless one of this name is there; whether it was made.
 
     The key is shown before it is committed: one that was shown in vain does no harm, since the next

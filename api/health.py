@@ -43,7 +43,11 @@ def check(services: Services) -> list[Check]:
     """
     local = services.settings.local_site
     return [
-        _ask("database", lambda: services.database.execute(text("SELECT 1"), {}), needed=True),
+        _ask(
+            "database",
+            lambda: services.database.as_shared().execute(text("SELECT 1"), {}),
+            needed=True,
+        ),
         _ask("keys", services.keys.check, needed=True),
         *(
             _ask(

@@ -173,7 +173,7 @@ def job_seconds(services: Services, kind: JobKind) -> float:
     assert services.job_runner.run_one()
     taken = time.perf_counter() - began
     newest = text("SELECT state, error FROM jobs ORDER BY created_at DESC LIMIT 1")
-    ended = services.database.execute(newest, {})[0]
+    ended = services.database.as_service().execute(newest, {})[0]
     assert ended.state == "done", ended.error
     return taken
 
@@ -198,7 +198,7 @@ def _inputs(services: Services) -> Iterator[list[dict[str, str]]]:
 
 
 def _wrapped_keys(services: Services) -> WrappedKeys:
-    return WrappedKeys(services.database, services.vault_id)
+    return WrappedKeys(services.database.as_service(), services.vault_id)
 
 
 def fill(vault_id: UUID, prefix: str, owner: Engine, session: TransitSession, keys: int) -> None:

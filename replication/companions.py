@@ -17,7 +17,7 @@ from typing import Final
 
 from sqlalchemy import func, select
 
-from vault.database import Database
+from vault.database import ServiceDatabase
 from vault.objects.health import SiteHealth
 from vault.objects.reading import parts
 from vault.objects.store import PART_SIZE_BYTES, ObjectStore, StoredObject
@@ -31,7 +31,7 @@ RECOVERY: Final = "recovery/"
 class Companions:
     """The companions of one vault's objects."""
 
-    database: Database
+    database: ServiceDatabase
     health: SiteHealth
 
     def copy_to(self, site: str) -> int:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, select, text, update
 from vault.access.authorise import require
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
-from vault.database import Database
+from vault.database import ServiceDatabase
 from vault.errors import NotFound, OutlookWorse
 from vault.sweephold import HoldReason, hold
 from vault.tables import sites, topology
@@ -51,7 +51,7 @@ class Outlook:
 class Failover:
     """Moves of this vault between its sites."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: ServiceDatabase) -> None:
         self._database = database
 
     def outlook(self, actor: Actor, site: str) -> Outlook:

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from sqlalchemy import select
 
-from vault.database import Database
+from vault.database import ServiceDatabase
 from vault.objects.health import SiteHealth
 from vault.objects.keys import PREFIX, object_id_of
 from vault.objects.store import PendingUpload
@@ -27,7 +27,7 @@ GRACE: Final = timedelta(days=1)
 class Leavings:
     """The leavings at the sites of one vault."""
 
-    database: Database
+    database: ServiceDatabase
     health: SiteHealth
     grace: timedelta = GRACE
 

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import select, update
 
-from vault.database import Database
+from vault.database import ServiceDatabase
 from vault.objects.health import SiteHealth
 from vault.objects.reading import small_object
 from vault.objects.store import ObjectMissing
@@ -51,7 +51,7 @@ def marked_sites(database: Database) -> set[str]:
 class SiteMarks:
     """The marks of one vault's sites."""
 
-    def __init__(self, database: Database, vault_id: UUID, health: SiteHealth) -> None:
+    def __init__(self, database: ServiceDatabase, vault_id: UUID, health: SiteHealth) -> None:
         self._database = database
         self._vault_id = vault_id
         self._health = health

@@ -13,7 +13,7 @@ from sqlalchemy import Row, text
 from vault.access.authorise import require
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
-from vault.database import Database
+from vault.database import ServiceDatabase
 from vault.journal import Backlog, Journal, Operation, Reason
 from vault.objects.health import SiteHealth
 from vault.objects.store import Capabilities, StoreError
@@ -108,7 +108,7 @@ class SiteStatuses:
     def __init__(
         self,
         *,
-        database: Database,
+        database: ServiceDatabase,
         health: SiteHealth,
         journal: Journal,
         sweep_holds: SweepHolds,

@@ -11,7 +11,7 @@ from replication.reading import CopyState, Reading, tally
 from vault.access.authorise import require
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
-from vault.database import Database
+from vault.database import ServiceDatabase
 from vault.errors import NotFound
 from vault.incidents import FoundBy
 from vault.inventory import Inventory
@@ -31,7 +31,7 @@ class Verify:
     """The work of the job `verify`, and the look at one document."""
 
     def __init__(
-        self, database: Database, inventory: Inventory, reading: Reading, sites: list[str]
+        self, database: ServiceDatabase, inventory: Inventory, reading: Reading, sites: list[str]
     ) -> None:
         self._database = database
         self._inventory = inventory

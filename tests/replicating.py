@@ -24,7 +24,7 @@ def work_off(services: Services) -> None:
 
 def make_all_due(services: Services) -> None:
     """As if the delays after failures, and the leases of dead workers, were over."""
-    services.database.execute(update(journal).values(due_at=func.now()), {})
+    services.database.as_service().execute(update(journal).values(due_at=func.now()), {})
 
 
 def waiting(services: Services) -> dict[tuple[str, str], int]:

@@ -21,7 +21,7 @@ from keymgmt.provider import KeyProvider, Purpose
 from keymgmt.recovery import BlobKind
 from vault import clock
 from vault.catalogue import FORMAT, PREFIX, Header, Recovery
-from vault.database import Database
+from vault.database import ServiceDatabase
 from vault.entries import Entries, Entry
 from vault.errors import IntegrityFailure
 from vault.objects.pipeline import ObjectWriter
@@ -100,7 +100,7 @@ class CatalogueRewrite:
 
     def __init__(
         self,
-        database: Database,
+        database: ServiceDatabase,
         writer: CatalogueWriter,
         entries: Entries,
         recovery: RecoveryEpochs,

@@ -15,7 +15,7 @@ from typing import Any, Final
 from sqlalchemy import Row, insert, select
 
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
-from vault.database import Database, DuplicateRow
+from vault.database import DuplicateRow, SharedDatabase
 from vault.errors import AlreadyExists, InvalidValue, UnknownClass
 from vault.model import DocumentClass, Durability, IfPeerAway, Page
 from vault.names import label
@@ -61,7 +61,7 @@ class Classes:
     """The classes of this vault."""
 
     def __init__(
-        self, database: Database, without_object_lock: Callable[[], Sequence[str]]
+        self, database: SharedDatabase, without_object_lock: Callable[[], Sequence[str]]
     ) -> None:
         """`without_object_lock` names the sites whose stores cannot lock objects just now."""
         self._database = database

@@ -27,6 +27,7 @@ from vault.accesslog.event import (
     EventType,
     with_event,
 )
+from vault.context import NOBODY, as_caller
 from vault.database import (
     WAITS_FOR_STANDBY,
     DanglingReference,
@@ -83,7 +84,8 @@ class Commits:
             "department": new.department,
         }
         with _under_living_keys():
-            rows = self._database.execute_prepared(_COMMIT_DOCUMENT, values)
+            context = as_caller(actor.caller).creating(document_id)
+            rows = self._database.execute_prepared(context, _COMMIT_DOCUMENT, values)
         if not rows:
             raise self._why_not_committed(event, sealed)
         version = _version(values, rows[0].created_at)
@@ -107,7 +109,8 @@ class Commits:
         Raises: as `judge_new_version`; UploadLost, CredentialRevoked, KekVersionGone,
             RecoveryOutdated, DatabaseUnavailable.
         """
-        with _under_living_keys(), self._database.transaction() as connection:
+        context = as_caller(actor.caller)
+        with _under_living_keys(), self._database.transaction(context) as connection:
             document = lock_document(connection, new.document_id)
             judge_new_version(actor, document, new)
             number = document.version.number + 1
@@ -169,7 +172,7 @@ class Commits:
             "event_api_key": event.parameters()["event_api_key"],
             "recovery_epoch": sealed.recovery.epoch,
         }
-        row = self._database.execute(_CONDITIONS, values)[0]
+        row = self._database.execute(NOBODY, _CONDITIONS, values)[0]
         if not row.key_is_live:
             return CredentialRevoked()
         try:

@@ -22,6 +22,7 @@ from keymgmt.errors import DecryptionFailed, KeyVersionRetired
 from vault.access.authorise import require
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
+from vault.context import NOBODY, as_caller
 from vault.database import Database
 from vault.errors import DocumentInBin, IntegrityFailure, NotFound, VaultError
 from vault.model import ByteRange, Document, DocumentState, Version
@@ -56,7 +57,7 @@ class Contents:
         Raises:
             NotFound, NotAllowed, DocumentInBin.
         """
-        with self._database.transaction() as connection:
+        with self._database.transaction(as_caller(actor.caller)) as connection:
             document = readable(connection, actor, Action.DOCUMENT_READ, document_id, number)
             event = AccessEvent(
                 EventType.DOCUMENT_VIEWED, actor, document_id, document.version.number
@@ -75,7 +76,7 @@ class Contents:
             StoreUnavailable, KeyServiceUnavailable, DatabaseUnavailable: a dependency is away.
             Whatever `choose` raises.
         """
-        with self._database.transaction() as connection:
+        with self._database.transaction(as_caller(actor.caller)) as connection:
             document = readable(connection, actor, Action.DOCUMENT_READ, document_id, number)
             chosen = choose(document)
             detail = {"start": chosen.start, "stop": chosen.stop}
@@ -102,7 +103,7 @@ class Contents:
             detail = {"intent": str(intent.id), "sent_bytes": sent_bytes}
             event = AccessEvent(kind, None, intent.document_id, intent.version, detail)
             try:
-                with self._database.transaction() as connection:
+                with self._database.transaction(NOBODY) as connection:
                     record(connection, event)
             except VaultError:
                 # A missing outcome is a finding of its own; the read itself was as it was.

@@ -1,5 +1,10 @@
 """The way to PostgreSQL: one engine, transactions, and foreign errors turned into ours.
 
+Each transaction says for whom it acts (`vault.context`), and PostgreSQL's row-level security shows it no
+other rows. The context travels with the transaction's first statement, in the same message, and ends with the
+transaction: a pooled connection keeps none. Parts that only ever act for the service itself are handed
+a `ServiceDatabase`, those that need no department a `SharedDatabase`; flows of callers get neither.
+
 A flow owns its transaction and commits before it returns; where PostgreSQL has a synchronous standby, the
 commit returns when the standby has it, or `NotReplicated` is raised (vault.commitwatch). Bound values never
 reach a message: SQLAlchemy hides parameters, and what PostgreSQL says of a failed statement is dropped here,
@@ -10,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -35,6 +40,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from vault.commitwatch import CommitWatch, listen
+from vault.context import NOBODY, SERVICE, Context
 from vault.errors import DatabaseUnavailable, VaultError
 
 _AWAY = (
@@ -151,8 +157,11 @@ class Database:
         )
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self, context: Context) -> Iterator[Connection]:
         """One transaction: committed when the block ends, rolled back when it raises.
+
+        Args:
+            context: for whom; rows of other departments are not there.
 
         Raises:
             DatabaseUnavailable: PostgreSQL is away; nothing was committed, or, if it went away
@@ -162,11 +171,14 @@ class Database:
         """
         # What raises leaves `connect`, which rolls back.
         with _translated(), self._engine.connect() as connection:
+            connection.execution_options(**{_CONTEXT: _Once(context.statement)})
             yield connection
             with self._watch.over(connection.connection.driver_connection):
                 connection.commit()
 
-    def execute(self, statement: Executable, parameters: dict[str, Any]) -> Sequence[Row[Any]]:
+    def execute(
+        self, context: Context, statement: Executable, parameters: dict[str, Any]
+    ) -> Sequence[Row[Any]]:
         """Run one statement as a transaction of its own, in a single round trip; returns its rows.
 
         Raises: as `transaction`.
@@ -176,11 +188,12 @@ class Database:
             self._autocommit.connect() as connection,
             self._watch.over(connection.connection.driver_connection),
         ):
-            result = connection.execute(statement, parameters)
+            options = {_CONTEXT: _Once(context.statement)}
+            result = connection.execute(statement, parameters, execution_options=options)
             return result.fetchall() if result.returns_rows else []
 
     def execute_prepared(
-        self, statement: PreparedStatement, parameters: dict[str, Any]
+        self, context: Context, statement: PreparedStatement, parameters: dict[str, Any]
     ) -> Sequence[Any]:
         """As `execute`, for a statement that is planned once per connection.
 
@@ -195,18 +208,27 @@ class Database:
                 cursor.execute(statement.prepare)
                 connection.info[statement.name] = True
             with self._watch.over(connection.driver_connection):
-                cursor.execute(statement.execute, statement.values(parameters))
+                sql = context.statement + statement.execute
+                cursor.execute(sql, statement.values(parameters))
             return cursor.fetchall()
 
     def standby(self) -> Standby:
         """Whether commits wait for a standby, and whether one is there. Raises: DatabaseUnavailable."""
-        row = self.execute(_STANDBY, {})[0]
+        row = self.execute(NOBODY, _STANDBY, {})[0]
         return Standby(configured=row.configured, streaming=row.configured and row.streaming)
 
     def now(self) -> datetime:
         """PostgreSQL's clock: the one that all processes share. Raises: DatabaseUnavailable."""
-        moment: datetime = self.execute(select(func.now()), {})[0][0]
+        moment: datetime = self.execute(NOBODY, select(func.now()), {})[0][0]
         return moment
+
+    def as_service(self) -> ServiceDatabase:
+        """For parts that act for the service itself, on rows of every department."""
+        return ServiceDatabase(self)
+
+    def as_shared(self) -> SharedDatabase:
+        """For parts whose tables belong to no department."""
+        return SharedDatabase(self)
 
     def dispose(self) -> None:
         """Close every pooled connection."""
@@ -220,6 +242,57 @@ class Database:
         return self._engine
 
 
+class SharedDatabase:
+    """A `Database` for parts whose tables belong to no department: it sees no row of any."""
+
+    def __init__(self, database: Database, context: Context = NOBODY) -> None:
+        self._database = database
+        self._context = context
+
+    def transaction(self) -> AbstractContextManager[Connection]:
+        """As `Database.transaction`."""
+        return self._database.transaction(self._context)
+
+    def execute(self, statement: Executable, parameters: dict[str, Any]) -> Sequence[Row[Any]]:
+        """As `Database.execute`."""
+        return self._database.execute(self._context, statement, parameters)
+
+
+class ServiceDatabase(SharedDatabase):
+    """A `Database` for the service's own work: it sees the rows of every department as well."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database, SERVICE)
+
+
+class _Once:
+    """Text that is taken once: what sets the context goes with the first statement only."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def take(self) -> str:
+        text, self._text = self._text, ""
+        return text
+
+
+_CONTEXT: Final = "strongroom_context"
+"""An execution option of ours."""
+
+
+def _set_context(
+    connection: Connection,
+    _cursor: object,
+    statement: str,
+    parameters: Any,
+    context: Any,
+    _executemany: bool,
+) -> tuple[str, Any]:
+    options = context.execution_options if context else connection.get_execution_options()
+    pending: _Once | None = options.get(_CONTEXT)
+    return (pending.take() + statement if pending else statement), parameters
+
+
 def _engine(url: str, connections: int, name: str, **options: Any) -> Engine:
     engine = create_engine(
         url,
@@ -231,6 +304,9 @@ def _engine(url: str, connections: int, name: str, **options: Any) -> Engine:
         **options,
     )
     event.listen(engine, "connect", listen)
+    # Two statements in one message of PostgreSQL's simple protocol, which the driver speaks: one transaction,
+    # also where each message is one; the answer is that of the second.
+    event.listen(engine, "before_cursor_execute", _set_context, retval=True)
     return engine
 
 

@@ -10,9 +10,10 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, Select, exists, func, insert, select, update
 
 from vault.access.authorise import require
-from vault.access.policy import EVERY_DEPARTMENT, Action
+from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.classes import Classes
+from vault.context import as_caller
 from vault.database import Database
 from vault.errors import (
     DocumentHeld,
@@ -75,7 +76,7 @@ class Documents:
 
     def view(self, actor: Actor, document_id: UUID) -> Document:
         """One document, in the bin or not. Raises: NotFound, NotAllowed."""
-        with self._database.transaction() as connection:
+        with self._database.transaction(as_caller(actor.caller)) as connection:
             document = _visible(connection, actor, document_id)
             record(connection, AccessEvent(EventType.DOCUMENT_VIEWED, actor, document_id))
         return document
@@ -91,11 +92,11 @@ class Documents:
         require(caller, Action.DOCUMENT_LIST, wanted.department)
         if caller.department is None:
             raise NotAllowed("documents belong to departments, and you work for none")
-        seen = None if caller.department == EVERY_DEPARTMENT else caller.department
+        seen = caller.narrowed_to
         query = _filtered(wanted, wanted.department or seen)
         searched = wanted.name_contains is not None
         kind = EventType.DOCUMENTS_SEARCHED if searched else EventType.DOCUMENTS_LISTED
-        with self._database.transaction() as connection:
+        with self._database.transaction(as_caller(actor.caller)) as connection:
             filters = {**asdict(wanted), "seen": seen}
             page = _DOCUMENTS.fetch(connection, query, request, filters)
             record(connection, AccessEvent(kind, actor, detail={"shown": len(page.items)}))
@@ -107,7 +108,7 @@ class Documents:
         Raises:
             NotFound, NotAllowed, InvalidPageToken.
         """
-        with self._database.transaction() as connection:
+        with self._database.transaction(as_caller(actor.caller)) as connection:
             _visible(connection, actor, document_id)
             page = _VERSIONS.fetch(
                 connection, select_versions(document_id), request, {"document": document_id}
@@ -117,7 +118,7 @@ class Documents:
 
     def version(self, actor: Actor, document_id: UUID, number: int) -> Version:
         """One version. Raises: NotFound, NotAllowed."""
-        with self._database.transaction() as connection:
+        with self._database.transaction(as_caller(actor.caller)) as connection:
             _visible(connection, actor, document_id)
             row = connection.execute(
                 select_versions(document_id).where(versions.c.number == number)
@@ -134,7 +135,7 @@ class Documents:
             NotFound, NotAllowed, InvalidPageToken.
         """
         query = select(document_changes).where(document_changes.c.document_id == document_id)
-        with self._database.transaction() as connection:
+        with self._database.transaction(as_caller(actor.caller)) as connection:
             _visible(connection, actor, document_id)
             page = _CHANGES.fetch(connection, query, request, {"document": document_id})
             record(connection, AccessEvent(EventType.DOCUMENT_VIEWED, actor, document_id))
@@ -153,7 +154,7 @@ class Documents:
             PreconditionFailed, DocumentInBin: not in this state.
             InvalidName, InvalidValue, UnknownClass, DocumentNotFit: not to these values.
         """
-        with self._database.transaction() as connection:
+        with self._database.transaction(as_caller(actor.caller)) as connection:
             document = lock_document(connection, document_id)
             require(actor.caller, Action.DOCUMENT_UPDATE, document.department)
             if document.state is not DocumentState.LIVE:
@@ -188,7 +189,7 @@ class Documents:
         Raises:
             NotFound, NotAllowed, DocumentInBin, DocumentHeld, PreconditionFailed.
         """
-        with self._database.transaction() as connection:
+        with self._database.transaction(as_caller(actor.caller)) as connection:
             document = lock_document(connection, document_id)
             require(actor.caller, Action.DOCUMENT_BIN, document.department)
             if document.state is not DocumentState.LIVE:
@@ -203,7 +204,7 @@ class Documents:
 
     def undelete(self, actor: Actor, document_id: UUID) -> Document:
         """Take a document out of the bin. Raises: NotFound, NotAllowed, DocumentNotInBin."""
-        with self._database.transaction() as connection:
+        with self._database.transaction(as_caller(actor.caller)) as connection:
             document = lock_document(connection, document_id)
             require(actor.caller, Action.DOCUMENT_BIN, document.department)
             if document.state is not DocumentState.BINNED:

@@ -12,7 +12,7 @@ from sqlalchemy import Row, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from keymgmt.provider import WrappedKey
-from vault.database import Database
+from vault.database import ServiceDatabase
 from vault.recovery import blobs
 from vault.recovery.epochs import Recipient
 from vault.tables import kek_versions, recovery_blobs, versions
@@ -56,7 +56,7 @@ class Entry:
 class Entries:
     """The entries of one vault."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: ServiceDatabase) -> None:
         self._database = database
 
     def batches(self, recipient: Recipient | None) -> Iterator[list[Entry]]:

@@ -15,6 +15,8 @@ from uuid import UUID
 
 from sqlalchemy import delete, func, literal, select, text
 
+from vault.access.policy import Caller
+from vault.context import SERVICE, as_caller
 from vault.database import Database
 from vault.errors import IdempotencyInFlight
 from vault.tables import idempotency_keys
@@ -87,7 +89,7 @@ class IdempotencyKeys:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def begin(self, key: IdempotencyKey, object_id: UUID) -> FirstRequest | None:
+    def begin(self, caller: Caller, key: IdempotencyKey, object_id: UUID) -> FirstRequest | None:
         """Claim `key` for the upload of `object_id`; None when it is claimed.
 
         Otherwise what the first request made.
@@ -96,9 +98,10 @@ class IdempotencyKeys:
             IdempotencyInFlight: the first request still runs.
         """
         parameters = {**key.parameters(), "object_id": object_id, "lifetime": LIFETIME}
-        if self._database.execute(_BEGIN, parameters):
+        context = as_caller(caller)
+        if self._database.execute(context, _BEGIN, parameters):
             return None
-        rows = self._database.execute(select(idempotency_keys).where(_is(key)), {})
+        rows = self._database.execute(context, select(idempotency_keys).where(_is(key)), {})
         if not rows or rows[0].document_id is None:
             raise IdempotencyInFlight
         return FirstRequest(rows[0].document_id, rows[0].fingerprint)
@@ -107,7 +110,7 @@ class IdempotencyKeys:
         """Delete keys past their lifetime."""
         past = func.now() - literal(LIFETIME)
         self._database.execute(
-            delete(idempotency_keys).where(idempotency_keys.c.created_at < past), {}
+            SERVICE, delete(idempotency_keys).where(idempotency_keys.c.created_at < past), {}
         )
 
 

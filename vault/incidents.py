@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import insert
 from vault.access.authorise import require
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
-from vault.database import Database
+from vault.database import ServiceDatabase
 from vault.journal import Reason, enqueue_copies
 from vault.model import Page
 from vault.paging import Listing, PageRequest
@@ -78,7 +78,7 @@ class Incident:
 class Incidents:
     """The incidents of this vault."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: ServiceDatabase) -> None:
         self._database = database
 
     def replica_lost(

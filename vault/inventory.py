@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Row, func, select, text, tuple_
 
-from vault.database import Database
+from vault.database import ServiceDatabase
 from vault.journal import Reason, enqueue_copies, enqueue_deletes
 from vault.tables import tombstones, uploads, versions
 
@@ -50,7 +50,7 @@ class Stored:
 class Inventory:
     """The objects of this vault."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: ServiceDatabase) -> None:
         self._database = database
 
     def now(self) -> datetime:

@@ -17,7 +17,7 @@ from sqlalchemy import Row, func, literal, select, update
 
 from keymgmt.errors import KeyServiceUnavailable
 from vault.accesslog.event import AccessEvent, EventType, record
-from vault.database import Database
+from vault.database import ServiceDatabase
 from vault.errors import Unavailable, VaultError
 from vault.jobs import JobKind, JobState
 from vault.objects.store import StoreError
@@ -53,7 +53,7 @@ class JobRun:
         place: what the work last reported; empty at the start.
     """
 
-    def __init__(self, database: Database, row: Row[Any]) -> None:
+    def __init__(self, database: ServiceDatabase, row: Row[Any]) -> None:
         self._database = database
         self._id = row.id
         self._lease = row.lease
@@ -131,7 +131,7 @@ Raises:
 class JobRunner:
     """Runs jobs, one at a time; any number of runners in any number of processes."""
 
-    def __init__(self, database: Database, works: Mapping[JobKind, Work]) -> None:
+    def __init__(self, database: ServiceDatabase, works: Mapping[JobKind, Work]) -> None:
         self._database = database
         self._works = works
 

@@ -20,7 +20,7 @@ from vault import clock
 from vault.access.authorise import require
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
-from vault.database import Database, DuplicateRow
+from vault.database import DuplicateRow, ServiceDatabase
 from vault.errors import JobEnded, JobUnderWay, NotFound
 from vault.model import Page
 from vault.paging import Listing, PageRequest
@@ -80,7 +80,7 @@ class Job:
 class Jobs:
     """The jobs of this vault, for those who ask for them; `jobrun` is for those who run them."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: ServiceDatabase) -> None:
         self._database = database
 
     def start(self, actor: Actor | None, kind: JobKind) -> Job:

@@ -25,7 +25,7 @@ from sqlalchemy.dialects.postgresql import insert
 from vault.access.authorise import require
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
-from vault.database import Database
+from vault.database import ServiceDatabase
 from vault.errors import SiteFenced
 from vault.siteepoch import MAY_WRITE, SiteEpoch
 from vault.tables import incidents, journal, replicas, tombstones, topology
@@ -199,7 +199,7 @@ def enqueue_copies(
 class Journal:
     """The journal as its workers see it."""
 
-    def __init__(self, database: Database, epoch: SiteEpoch) -> None:
+    def __init__(self, database: ServiceDatabase, epoch: SiteEpoch) -> None:
         self._database = database
         self._epoch = epoch
 

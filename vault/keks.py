@@ -22,7 +22,7 @@ from vault.access.authorise import require
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType
 from vault.accesslog.writer import AccessLog
-from vault.database import DanglingReference, Database
+from vault.database import DanglingReference, ServiceDatabase
 from vault.errors import KeyVersionInUse, VaultError
 from vault.objects.store import StoreError
 from vault.tables import kek_versions, versions
@@ -65,7 +65,10 @@ class Keks:
     """The KEKs of this vault."""
 
     def __init__(
-        self, database: Database, keys: KeyProvider, move: Mapping[Purpose, Callable[[], None]]
+        self,
+        database: ServiceDatabase,
+        keys: KeyProvider,
+        move: Mapping[Purpose, Callable[[], None]],
     ) -> None:
         """`move` saves what is wrapped under the KEK of a purpose before its old versions are destroyed:
         of documents the key catalogue, for old copies of the database; all else under the newest version.

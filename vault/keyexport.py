@@ -13,6 +13,7 @@ from vault.access.authorise import require
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.contents import readable
+from vault.context import as_caller
 from vault.database import Database
 from vault.objects.keys import object_key
 from vault.opening import DocumentKeys
@@ -52,7 +53,7 @@ class KeyExport:
             KeyServiceUnavailable, DatabaseUnavailable.
         """
         require(actor.caller, Action.KEY_EXPORT)
-        with self._database.transaction() as connection:
+        with self._database.transaction(as_caller(actor.caller)) as connection:
             document = readable(connection, actor, Action.KEY_EXPORT, document_id, number)
             event = AccessEvent(EventType.DATA_KEY_EXPORTED, actor, document_id, number)
             record(connection, event)

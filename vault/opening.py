@@ -12,7 +12,7 @@ from keymgmt.datakey import DataKey
 from keymgmt.errors import DecryptionFailed, KeyVersionRetired
 from keymgmt.provider import KeyProvider, Purpose, WrappedKey
 from keymgmt.unwrapcache import UnwrapCache
-from vault.database import Database
+from vault.database import ServiceDatabase
 from vault.model import Version
 from vault.tables import versions
 
@@ -22,7 +22,7 @@ class DocumentKeys:
     """Opens the data keys of this vault's documents."""
 
     vault_id: UUID
-    database: Database
+    database: ServiceDatabase
     keys: KeyProvider
     cache: UnwrapCache
 

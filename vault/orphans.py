@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, delete, func, literal, select
 from vault.access.authorise import require
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
-from vault.database import Database
+from vault.database import ServiceDatabase
 from vault.errors import SweepHeld
 from vault.journal import Reason, enqueue_deletes
 from vault.model import Page
@@ -43,7 +43,7 @@ class Orphan:
 class Orphans:
     """The orphans of this vault's sites."""
 
-    def __init__(self, database: Database, sites: list[str]) -> None:
+    def __init__(self, database: ServiceDatabase, sites: list[str]) -> None:
         self._database = database
         self._sites = sites
 

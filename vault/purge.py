@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 
 from vault.accesslog.event import AccessEvent, EventType, record
-from vault.database import Database
+from vault.database import ServiceDatabase
 from vault.documents import is_held
 from vault.errors import NotFound
 from vault.journal import enqueue_deletes
@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 class Purge:
     """Works off the bin. Any number of processes may do so at a time."""
 
-    def __init__(self, database: Database, sites: list[str]) -> None:
+    def __init__(self, database: ServiceDatabase, sites: list[str]) -> None:
         self._database = database
         self._sites = sites
 

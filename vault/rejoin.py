@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 
 from keymgmt.provider import KeyProvider, Purpose, WrappedKey
 from vault.catalogue import Catalogues, Found
-from vault.database import Database
+from vault.database import ServiceDatabase
 from vault.entries import Entries, Entry
 from vault.errors import VaultError
 from vault.purge import Purge
@@ -51,7 +51,7 @@ class Rejoin:
 
     def __init__(
         self,
-        database: Database,
+        database: ServiceDatabase,
         keys: KeyProvider,
         catalogues: Catalogues,
         entries: Entries,

@@ -11,6 +11,7 @@ from keymgmt.fingerprint import Fingerprint
 from vault.access.authorise import require
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
+from vault.context import as_caller
 from vault.database import Database
 from vault.errors import IdempotencyMismatch
 from vault.idempotency import FirstRequest
@@ -35,7 +36,8 @@ class Replay:
         """Raises: NotAllowed, NotFound: what was allowed then is not now. KeyManagementError."""
         self._database = database
         self._first = first
-        with database.transaction() as connection:
+        self._context = as_caller(actor.caller)
+        with database.transaction(self._context) as connection:
             self._document = _as_created(connection, first)
         require(actor.caller, Action.DOCUMENT_CREATE, self._document.department)
         version = self._document.version
@@ -57,7 +59,7 @@ class Replay:
         """
         if not hmac.compare_digest(self._fingerprint.digest(), self._first.fingerprint):
             raise IdempotencyMismatch
-        with self._database.transaction() as connection:
+        with self._database.transaction(self._context) as connection:
             record(connection, self._event)
         return self._document
 

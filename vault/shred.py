@@ -29,7 +29,7 @@ from vault.access.authorise import require
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.catalogue_writer import CatalogueWriter
-from vault.database import Database
+from vault.database import ServiceDatabase
 from vault.entries import Entries, Entry
 from vault.errors import KeyVersionInUse, RecoveryOutdated
 from vault.jobrun import JobFailed, JobRun
@@ -87,7 +87,7 @@ class Epoch:
 class Epochs:
     """What waits for an epoch, and the epochs there were."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: ServiceDatabase) -> None:
         self._database = database
 
     def waiting(self, actor: Actor, request: PageRequest) -> Page[ReleasedVersion]:
@@ -111,7 +111,7 @@ class Shred:
 
     def __init__(
         self,
-        database: Database,
+        database: ServiceDatabase,
         vault_id: UUID,
         keys: KeyProvider,
         keks: Keks,

@@ -18,7 +18,7 @@ from keymgmt.signing import SigningKey, VerifyingKey, seal, unseal
 from vault.access.authorise import require
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
-from vault.database import Database, DuplicateRow
+from vault.database import DuplicateRow, ServiceDatabase
 from vault.tables import signing_keys
 
 
@@ -34,7 +34,7 @@ class PublishedKey:
 class SigningKeys:
     """The Ed25519 keys with which this vault signs certificates, receipts and reports."""
 
-    def __init__(self, database: Database, keys: KeyProvider) -> None:
+    def __init__(self, database: ServiceDatabase, keys: KeyProvider) -> None:
         self._database = database
         self._keys = keys
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import select
 
-from vault.database import Database
+from vault.database import SharedDatabase
 from vault.errors import SiteFenced
 from vault.tables import sites
 
@@ -36,7 +36,7 @@ class SiteState:
 class SiteEpoch:
     """The epoch that this process works under. Safe for threads."""
 
-    def __init__(self, database: Database, local_site: str) -> None:
+    def __init__(self, database: SharedDatabase, local_site: str) -> None:
         """Asks nothing yet; see `adopt`."""
         self._database = database
         self.local_site = local_site

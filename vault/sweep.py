@@ -18,7 +18,7 @@ from uuid import UUID
 
 from sqlalchemy import delete, exists, func, literal, select, text, update
 
-from vault.database import Database
+from vault.database import ServiceDatabase
 from vault.journal import Reason, enqueue_deletes
 from vault.objects.keys import object_key
 from vault.objects.store import ObjectLocked, ObjectStore, StoreError
@@ -46,7 +46,7 @@ _TAKE = text(
 class Sweep:
     """Clears up after dead and failed uploads."""
 
-    def __init__(self, database: Database, stores: Mapping[str, ObjectStore]) -> None:
+    def __init__(self, database: ServiceDatabase, stores: Mapping[str, ObjectStore]) -> None:
         self._database = database
         self._stores = stores
 

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, func, select, text, update
 from vault.access.authorise import require
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
-from vault.database import Database
+from vault.database import ServiceDatabase
 from vault.tables import topology
 
 
@@ -38,7 +38,7 @@ class SweepHold:
 class SweepHolds:
     """The brake of this vault."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: ServiceDatabase) -> None:
         self._database = database
 
     def look(self) -> bool:

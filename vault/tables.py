@@ -7,6 +7,8 @@ uses: `created_by` names a principal, and principals are never deleted.
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -40,6 +42,28 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+SHARED: Final = {
+    "alembic_version": "which migrations ran",
+    "vault_identity": "one id, the same for everybody",
+    "classes": "rules that everybody files under",
+    "principals": "a caller is recognised before anything is known of them",
+    "api_keys": "likewise; secrets are digests",
+    "processes": "heartbeats",
+    "uploads": "ids of objects that no document owns yet",
+    "journal": "ids of objects and sites; every upload writes it",
+    "replicas": "ids of objects and sites; every page reads it",
+    "sites": "two lines, the same for everybody",
+    "topology": "one line, the same for everybody",
+    "jobs": "counts and places of work on the whole vault; no document by name",
+    "kek_versions": "numbers; a foreign key of every version",
+    "shred_epochs": "numbers and certificates of the whole vault",
+    "recovery_keys": "public keys",
+    "recovery_epochs": "numbers; every upload asks for the newest",
+    "signing_keys": "public keys, and seeds sealed under the KMS",
+}
+"""Tables without row-level security, and why: nothing in them belongs to a department. A table that is not
+here has to have policies (docs/access.md); a test reads the catalogue."""
 
 NOW = text("now()")
 Moment = DateTime(timezone=True)

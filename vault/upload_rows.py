@@ -20,7 +20,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import case, delete, func, insert, literal, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from vault.database import NOT_AT_STANDBY, Database
+from vault.database import NOT_AT_STANDBY, SharedDatabase
 from vault.errors import NotReplicated, VaultError
 from vault.tables import processes, uploads
 
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 class UploadRows:
     """This process's upload rows. Start it before use; safe for threads."""
 
-    def __init__(self, database: Database, site: str) -> None:
+    def __init__(self, database: SharedDatabase, site: str) -> None:
         self._database = database
         self._site = site
         self._reserved: deque[UUID] = deque()

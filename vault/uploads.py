@@ -20,6 +20,7 @@ from vault.access.policy import Action
 from vault.accesslog.event import Actor
 from vault.classes import Classes
 from vault.commit import Commits, judge_new_version
+from vault.context import as_caller
 from vault.database import Database
 from vault.errors import (
     KekVersionGone,
@@ -107,7 +108,7 @@ class Uploads:
         document_id, object_id = uuid4(), self._rows.take()
         if idempotency_key is not None:
             try:
-                first = self._idempotency.begin(idempotency_key, object_id)
+                first = self._idempotency.begin(actor.caller, idempotency_key, object_id)
             except Unavailable:
                 # Claimed or not: with an open row the key would look in use while this process lives.
                 self._rows.abandon(object_id)
@@ -132,7 +133,7 @@ class Uploads:
             DocumentInBin, PreconditionFailed: judged now, and once more at the commit.
             KeyManagementError, PeerAway, StandbyAway, DatabaseUnavailable: a dependency is away.
         """
-        with self._database.transaction() as connection:
+        with self._database.transaction(as_caller(actor.caller)) as connection:
             document = find_document(connection, new.document_id)
         judge_new_version(actor, document, new)
         rules = self._rules(document.class_name, new.declared_size_bytes)

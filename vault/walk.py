@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Row, Select, tuple_
 
-from vault.database import Database
+from vault.database import ServiceDatabase
 from vault.tables import versions
 
 BATCH: Final = 1000
@@ -25,7 +25,7 @@ _ORDER: Final = (versions.c.document_id, versions.c.number)
 
 
 def walk(
-    database: Database, query: Select[Any], after: Place | None = None
+    database: ServiceDatabase, query: Select[Any], after: Place | None = None
 ) -> Iterator[Sequence[Row[Any]]]:
     """The rows of `query`, which selects from `versions` at least what the order is made of.
 

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, func, select, text, true, tuple_
 
 from keymgmt.binding import associated_data
 from keymgmt.provider import BoundKey, WrappedKey
-from vault.database import Database
+from vault.database import ServiceDatabase
 from vault.tables import documents, versions
 from vault.walk import Place, walk
 
@@ -36,7 +36,7 @@ class StoredKey:
 class WrappedKeys:
     """The wrapped data keys of one vault's documents."""
 
-    def __init__(self, database: Database, vault_id: UUID) -> None:
+    def __init__(self, database: ServiceDatabase, vault_id: UUID) -> None:
         self._database = database
         self._vault_id = vault_id
 

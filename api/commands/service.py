@@ -49,10 +49,14 @@ def serve(
             server.bind(settings) as listener,
             build(settings) as services,
         ):
-            create_once(services.database, ADMINISTRATOR, partial(_show_key, "admin key"))
+            create_once(
+                services.database.as_shared(), ADMINISTRATOR, partial(_show_key, "admin key")
+            )
             shown: list[str] = []
             if demo:
-                create_once(services.database, DEMO, partial(_show_key, "api key", shown=shown))
+                create_once(
+                    services.database.as_shared(), DEMO, partial(_show_key, "api key", shown=shown)
+                )
             url = server.url_of(settings, listener)
             worker = None if no_worker else Worker(services)
             server.run(services, listener, worker, partial(_greet, url, shown, demo=demo))

@@ -69,7 +69,7 @@ def problem(answer: Any) -> tuple[int, str]:
 
 def park(service: RunningService) -> None:
     """All that waits was tried once too often."""
-    with service.services.database.transaction() as connection:
+    with service.services.database.as_service().transaction() as connection:
         connection.execute(text("UPDATE journal SET attempts = :n"), {"n": MAX_ATTEMPTS})
     for site in ("a", "b"):
         for task in service.services.journal.claim(site, copies=True, bulk=SOME):
@@ -81,7 +81,7 @@ def put_orphans(service: RunningService, number: int) -> None:
     for _ in range(number):
         service.services.stores["a"].put(object_key(uuid4()), b"whose?")
     run_job(service, "/v1/sites/scrub")
-    with service.services.database.transaction() as connection:
+    with service.services.database.as_service().transaction() as connection:
         old = "UPDATE orphans SET first_seen_at = first_seen_at - interval '2 days'"
         connection.execute(text(old))
 
@@ -357,7 +357,7 @@ def test_an_orphan_that_went_away_by_itself_is_forgotten_with_its_incident(
 
 def test_orphans_are_kept_while_the_sweep_is_held(service: RunningService) -> None:
     put_orphans(service, 1)
-    with service.services.database.transaction() as connection:
+    with service.services.database.as_service().transaction() as connection:
         hold(connection, HoldReason.DATABASE)
     held = service.admin.get("/v1/sites").json()["sweep_hold"]
     assert held["why"] == "database"

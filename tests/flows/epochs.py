@@ -67,5 +67,5 @@ def site_b_away(service: RunningService) -> Iterator[None]:
 
 def make_due(service: RunningService) -> None:
     """Let a job that waits for a dependency be tried at once."""
-    with service.services.database.transaction() as connection:
+    with service.services.database.as_service().transaction() as connection:
         connection.execute(text("UPDATE jobs SET due_at = now()"))

@@ -350,7 +350,7 @@ def _data_keys(serve: ServeProcess) -> Iterator[bytes]:
     """Some documents' data keys, raw."""
     settings = Settings(home=serve.home, kms=KmsSettings(key_file=serve.root_key_file))
     with build(settings) as services:
-        for row in services.database.execute(select(versions).limit(6), {}):
+        for row in services.database.as_service().execute(select(versions).limit(6), {}):
             binding = associated_data(
                 vault_id=services.vault_id,
                 document_id=row.document_id,

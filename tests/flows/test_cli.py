@@ -270,7 +270,7 @@ def test_a_drill_is_followed_to_its_end_and_fails_if_a_key_does_not_open(
     demo.run("put", "one")
     with working_off_jobs(service):
         assert admin.json("key", "drill")["result"]["opened"] == 1
-        with service.services.database.transaction() as connection:
+        with service.services.database.as_service().transaction() as connection:
             connection.execute(text("UPDATE versions SET wrapped_key = 'local:v1:AAAA'"))
         ended = admin.json("key", "drill", exit_code=1)
     assert ended["result"]["failed"] == 1

@@ -277,7 +277,7 @@ def test_orphans_are_removed_only_if_it_is_said(admin: Cli, service: RunningServ
     put_orphans(service, 1)
     assert "6 B" in admin.run("site", "orphans").stdout
     admin.run("site", "orphans", "--remove", exit_code=2)
-    with service.services.database.transaction() as connection:
+    with service.services.database.as_service().transaction() as connection:
         hold(connection, HoldReason.DATABASE)
     refused = admin.json("site", "orphans", "--remove", "--yes", exit_code=1)
     assert refused["type"].endswith("sweep-held")
@@ -289,7 +289,7 @@ def test_parked_work_is_tried_again(admin: Cli, service: RunningService) -> None
     upload(service.demo, b"parked")
     park(service)
     assert admin.json("site", "retry-parked") == {"count": 1}
-    with service.services.database.transaction() as connection:
+    with service.services.database.as_service().transaction() as connection:
         waiting = "SELECT count(*) FROM journal WHERE parked_at IS NULL AND due_at <= now()"
         assert connection.execute(text(waiting)).scalar_one() == 1
 

@@ -31,15 +31,15 @@ def test_connections_that_are_cut_are_replaced(
 ) -> None:
     database = Database(database_urls.service, connections=4)
     for _ in range(6):
-        database.execute(ONE, {})
+        database.as_shared().execute(ONE, {})
         terminate_all(postgres)
         with suppress(DatabaseUnavailable):
-            database.execute(ONE, {})
-        with suppress(DatabaseUnavailable), database.transaction() as connection:
+            database.as_shared().execute(ONE, {})
+        with suppress(DatabaseUnavailable), database.as_shared().transaction() as connection:
             connection.execute(ONE)
             terminate_all(postgres)
-    assert database.execute(ONE, {})[0][0] == 1
-    with database.transaction() as connection:
+    assert database.as_shared().execute(ONE, {})[0][0] == 1
+    with database.as_shared().transaction() as connection:
         assert connection.execute(ONE).scalar_one() == 1
     database.dispose()
 
@@ -53,8 +53,8 @@ def test_a_server_that_dies_after_its_answer_costs_no_place(
             connection.execute(ONE)
             terminate_all(postgres)
         with suppress(DatabaseUnavailable):
-            database.execute(ONE, {})
-    assert database.execute(ONE, {})[0][0] == 1
+            database.as_shared().execute(ONE, {})
+    assert database.as_shared().execute(ONE, {})[0][0] == 1
     database.dispose()
 
 
@@ -63,9 +63,9 @@ def test_what_postgresql_says_of_a_row_is_not_repeated(database_urls: DatabaseUr
     row = {"name": "canary-110101199003070000", "media_types": [], "max_size_bytes": 1}
     rest = {"durability": "async", "retention_days": 1, "bin_days": 1}
     insert = classes.insert().values(**row, **rest)
-    database.execute(insert, {})
+    database.as_shared().execute(insert, {})
     with pytest.raises(DuplicateRow) as refused:
-        database.execute(insert, {})
+        database.as_shared().execute(insert, {})
     assert "canary" not in str(refused.value)
     assert refused.value.__cause__ is None
     database.dispose()

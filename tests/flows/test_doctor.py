@@ -90,7 +90,7 @@ def test_parked_work_is_wrong(service: RunningService) -> None:
 
 def test_a_class_that_locks_on_stores_that_cannot_is_wrong(services: Services) -> None:
     """As after a site was moved to another store."""
-    with services.database.transaction() as connection:
+    with services.database.as_service().transaction() as connection:
         connection.execute(
             text(
                 "INSERT INTO classes (name, media_types, max_size_bytes, durability, retention_days, "

@@ -90,6 +90,6 @@ def test_an_export_needs_its_own_scope_and_department_and_leaves_an_event(
     with service.client(issued["token"]) as client:
         assert client.post(path).status_code == 404
     export(service, exporter, document)
-    with service.services.database.transaction() as connection:
+    with service.services.database.as_service().transaction() as connection:
         kinds = connection.execute(text("SELECT type FROM access_events")).scalars().all()
     assert kinds.count("api:key:exported") == 1

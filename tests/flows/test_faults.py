@@ -28,6 +28,7 @@ from migrations.run import upgrade
 from tests.api.helpers import named, upload
 from tests.running import RunningService, running
 from tests.servers.kms import POLICIES, VaultServer
+from vault.context import Context
 from vault.database import Database, PreparedStatement
 from vault.errors import DatabaseUnavailable
 
@@ -196,7 +197,7 @@ def test_a_job_waits_for_a_sealed_kms_and_goes_on(
         assert (waiting["state"], waiting["error"] is None) == ("queued", False)
     finally:
         vault.unseal()
-    with service.services.database.transaction() as connection:
+    with service.services.database.as_service().transaction() as connection:
         connection.execute(text("UPDATE jobs SET due_at = now()"))
     assert service.services.job_runner.run_one()
     ended = service.admin.get(f"/v1/jobs/{job['id']}").json()
@@ -248,8 +249,10 @@ class ForgetfulDatabase(Database):
     lose_answers = False
 
     @override
-    def execute_prepared(self, statement: PreparedStatement, parameters: dict[str, Any]) -> Any:
-        rows = super().execute_prepared(statement, parameters)
+    def execute_prepared(
+        self, context: Context, statement: PreparedStatement, parameters: dict[str, Any]
+    ) -> Any:
+        rows = super().execute_prepared(context, statement, parameters)
         if self.lose_answers:
             raise DatabaseUnavailable
         return rows

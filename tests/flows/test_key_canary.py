@@ -75,7 +75,7 @@ def test_what_an_exception_shows_with_all_locals_holds_no_key(
     every_key: list[bytes], service: RunningService
 ) -> None:
     document = upload(service.demo, b"x")
-    with service.services.database.transaction() as connection:
+    with service.services.database.as_service().transaction() as connection:
         found = find_document(connection, UUID(document["id"]))
     wrong = replace(found.version, key_commitment=bytes(32))
     with pytest.raises(DecryptionFailed) as failed:

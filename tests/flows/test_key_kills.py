@@ -175,7 +175,7 @@ def _named_by_a_drill(
         job = restored.jobs.start(None, JobKind.DRILL)
         assert restored.job_runner.run_one()
         query = text("SELECT result FROM jobs WHERE id = :id")
-        result = restored.database.execute(query, {"id": job.id})[0].result
+        result = restored.database.as_service().execute(query, {"id": job.id})[0].result
     assert result["opened"] == expected
     return {each["document"] for each in result["failed_versions"]}
 

@@ -143,7 +143,7 @@ def test_a_version_made_at_the_kms_itself_is_adopted_by_the_first_upload(
 
 def test_a_read_that_meets_a_rotation_midway_finds_the_moved_key(service: RunningService) -> None:
     document = upload(service.demo, b"moved")
-    with service.services.database.transaction() as connection:
+    with service.services.database.as_service().transaction() as connection:
         before = find_document(connection, UUID(document["id"]))
     service.admin.post("/v1/keys/documents/rotate")
     run_job(service, "/v1/keys/documents/rewrap")
@@ -241,7 +241,7 @@ def test_an_older_wrapped_key_put_back_from_a_backup_is_refused(
 
 def test_a_wrapped_key_opens_in_no_other_vault(service: RunningService) -> None:
     document = upload(service.demo, b"x")
-    with service.services.database.transaction() as connection:
+    with service.services.database.as_service().transaction() as connection:
         found = find_document(connection, UUID(document["id"]))
     elsewhere = replace(service.services.contents._keys, vault_id=uuid4())
     with pytest.raises(DecryptionFailed):
@@ -377,7 +377,7 @@ def test_an_old_dump_opens_what_lives_and_nothing_that_was_shredded(
     with build(settings) as restored:
         joined = restored.rejoin.run()
         assert (joined.epoch, joined.joined, joined.shut) == (1, 2, 1)
-        with restored.database.transaction() as connection:
+        with restored.database.as_service().transaction() as connection:
             versions = {
                 name: find_document(connection, UUID(document["id"]))
                 for name, document in (("kept", kept), ("held", held), ("gone", gone))
@@ -390,7 +390,7 @@ def test_an_old_dump_opens_what_lives_and_nothing_that_was_shredded(
         assert restored.rejoin.run(purge_shredded=True).purged == 1
         job = restored.jobs.start(None, JobKind.SHRED)
         assert restored.job_runner.run_one()
-        rows = restored.database.execute(
+        rows = restored.database.as_service().execute(
             text("SELECT state FROM jobs WHERE id = :id"), {"id": job.id}
         )
         assert rows[0].state == "done"
@@ -408,7 +408,7 @@ def test_an_old_dump_opens_after_a_retirement_too(
     with build(settings) as restored:
         joined = restored.rejoin.run(purge_shredded=True)
         assert (joined.joined, joined.shut, joined.purged) == (1, 0, 0)
-        with restored.database.transaction() as connection:
+        with restored.database.as_service().transaction() as connection:
             found = find_document(connection, UUID(document["id"]))
         assert restored.contents._keys.open(found.id, found.version)
 
@@ -442,7 +442,7 @@ def test_a_catalogue_whose_own_keys_are_gone_lets_nothing_go(
             restored.rejoin.run(purge_shredded=True)
         assert restored.purge.finish_shredded(0) == 0
         count = text("SELECT count(*) FROM versions")
-        assert restored.database.execute(count, {})[0][0] == 1
+        assert restored.database.as_service().execute(count, {})[0][0] == 1
 
 
 def test_a_catalogue_at_one_site_is_enough_and_the_newer_one_counts(

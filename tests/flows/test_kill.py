@@ -287,8 +287,10 @@ def _expect_no_stray_object(services: Services, home: Path) -> None:
         pass
     make_all_due(services)
     work_off(services)
-    leavings = Leavings(services.database, services.health, grace=timedelta(hours=-1))
-    rows = services.database.execute(select(versions.c.object_id), {})
+    leavings = Leavings(
+        services.database.as_service(), services.health, grace=timedelta(hours=-1)
+    )
+    rows = services.database.as_service().execute(select(versions.c.object_id), {})
     wanted = {object_key(row.object_id) for row in rows}
     for site, store in services.stores.items():
         assert {stored.key for stored in store.list("objects/")} == wanted, site
@@ -309,7 +311,7 @@ def _services(serve: ServeProcess) -> Iterator[Services]:
 def _age_processes(services: Services) -> None:
     """As if five minutes had gone by since the last heartbeat."""
     long_ago = func.now() - literal(timedelta(hours=1))
-    services.database.execute(update(processes).values(alive_until=long_ago), {})
+    services.database.as_service().execute(update(processes).values(alive_until=long_ago), {})
 
 
 def _may_be_sent_again(answer: httpx.Response) -> bool:

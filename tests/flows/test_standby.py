@@ -30,6 +30,7 @@ from tests.proxy import proxied
 from tests.running import RunningService
 from tests.servers import standby
 from tests.servers.standby import PostgresPair
+from vault.context import SERVICE
 from vault.database import Database, PreparedStatement, Standby
 from vault.errors import DatabaseUnavailable, NotReplicated
 from vault.upload_rows import BATCH
@@ -63,18 +64,18 @@ def settings(tmp_path: Path, pair: PostgresPair, keyring: KmsSettings) -> Settin
 
 
 def by_transaction(database: Database) -> None:
-    with database.transaction() as connection:
+    with database.as_service().transaction() as connection:
         connection.execute(text(INSERT))
 
 
 def by_statement(database: Database) -> None:
-    database.execute(text(INSERT), {})
+    database.as_service().execute(text(INSERT), {})
 
 
 def by_prepared_statement(database: Database) -> None:
     insert = INSERT.replace("gen_random_uuid()", ":id")
     database.execute_prepared(
-        PreparedStatement("enter", insert, {"id": "uuid"}), {"id": str(uuid4())}
+        SERVICE, PreparedStatement("enter", insert, {"id": "uuid"}), {"id": str(uuid4())}
     )
 
 
@@ -136,7 +137,7 @@ def test_a_wait_that_somebody_else_cancels_is_not_acknowledged(
 
 def test_a_statement_that_takes_long_is_left_alone(pair: PostgresPair) -> None:
     database = Database(pair.urls.service, connections=4, commit_seconds=0.3)
-    database.execute(text("SELECT pg_sleep(2)"), {})
+    database.as_shared().execute(text("SELECT pg_sleep(2)"), {})
     database.dispose()
 
 

@@ -25,7 +25,7 @@ from sqlalchemy import Connection, Row, func, insert, literal, or_, select, text
 
 from vault.access.policy import Caller, Scope
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
-from vault.database import Database
+from vault.database import SharedDatabase
 from vault.errors import InvalidValue, NotFound, TooManyKeys
 from vault.model import Page
 from vault.paging import Listing, PageRequest
@@ -74,7 +74,7 @@ class CredentialRefused(Exception):
 class ApiKeys:
     """The API keys of this vault."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: SharedDatabase) -> None:
         self._database = database
 
     def issue(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vault.access.policy import Action, Caller, decide
+from vault.access.policy import Action, Caller
 from vault.errors import NotAllowed, NotFound
 
 
@@ -15,7 +15,7 @@ def require(
         NotAllowed: refused, with the rule in words.
         NotFound: refused, and not even its existence is shown.
     """
-    decision = decide(caller, action, department)
+    decision = caller.may(action, department)
     if decision.allowed:
         return
     if not decision.visible:

@@ -69,6 +69,15 @@ class Caller:
     scopes: frozenset[Scope]
     department: str | None
 
+    @property
+    def narrowed_to(self) -> str | None:
+        """The one department whose documents a list shows; None: it shows those of all."""
+        return None if self.department == EVERY_DEPARTMENT else self.department
+
+    def may(self, action: Action, department: str | None = None) -> Decision:
+        """As `decide`. Flows ask here, so that a double shows what holds without this answer."""
+        return decide(self, action, department)
+
     def works_for(self, department: str) -> bool:
         """Whether documents of `department` exist for this caller at all."""
         return self.department in (EVERY_DEPARTMENT, department)

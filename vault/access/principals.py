@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from vault.access.policy import EVERY_DEPARTMENT, Scope
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
-from vault.database import Database, DuplicateRow
+from vault.database import DuplicateRow, SharedDatabase
 from vault.errors import AlreadyExists, InvalidValue, NotFound
 from vault.model import Page
 from vault.names import label
@@ -59,7 +59,7 @@ class NewPrincipal:
 class Principals:
     """The principals of this vault."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: SharedDatabase) -> None:
         self._database = database
 
     def add(self, actor: Actor, new: NewPrincipal) -> Principal:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from vault.accesslog.event import AccessEvent, record
-from vault.database import Database
+from vault.database import SharedDatabase
 
 
 class AccessLog:
     """Writes single events, each in a transaction of its own."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: SharedDatabase) -> None:
         self._database = database
 
     def write(self, event: AccessEvent) -> None:

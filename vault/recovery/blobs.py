@@ -11,7 +11,7 @@ from sqlalchemy import func, select, text
 
 from keymgmt.binding import associated_data
 from keymgmt.provider import BoundKey, WrappedKey
-from vault.database import DanglingReference, Database
+from vault.database import DanglingReference, ServiceDatabase
 from vault.errors import RecoveryOutdated
 from vault.recovery.epochs import RecoveryBlob
 from vault.tables import recovery_blobs, versions
@@ -36,7 +36,7 @@ class StoredBlob:
 class RecoveryBlobs:
     """The recovery blobs of one vault's documents."""
 
-    def __init__(self, database: Database, vault_id: UUID) -> None:
+    def __init__(self, database: ServiceDatabase, vault_id: UUID) -> None:
         self._database = database
         self._vault_id = vault_id
 

@@ -14,7 +14,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from keymgmt.recoverykey import RecoveryPublicKey
-from vault.database import DanglingReference, Database, DuplicateRow
+from vault.database import DanglingReference, DuplicateRow, ServiceDatabase
 from vault.errors import RecoveryOutdated, VaultError
 from vault.recovery.epochkeys import EpochKeyName
 from vault.tables import recovery_epochs, recovery_keys
@@ -46,7 +46,7 @@ class RecoveryEpoch:
 class EpochTable:
     """The recovery epochs of one vault."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: ServiceDatabase) -> None:
         self._database = database
 
     def all(self) -> list[RecoveryEpoch]:

@@ -18,7 +18,7 @@ from vault.access.authorise import require
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.accesslog.writer import AccessLog
-from vault.database import Database, DuplicateRow
+from vault.database import DuplicateRow, ServiceDatabase
 from vault.errors import InvalidValue, JobUnderWay
 from vault.jobs import Job, JobKind
 from vault.tables import recovery_blobs, recovery_epochs, recovery_keys, versions
@@ -42,7 +42,7 @@ class RegisteredKey:
 class RecoveryKeys:
     """The recovery keys of one vault; the one registered last counts."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: ServiceDatabase) -> None:
         self._database = database
         self._access_log = AccessLog(database)
 

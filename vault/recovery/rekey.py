@@ -13,7 +13,7 @@ from sqlalchemy import func, select, update
 
 from keymgmt.errors import DecryptionFailed
 from keymgmt.provider import KeyProvider, Purpose
-from vault.database import Database
+from vault.database import ServiceDatabase
 from vault.entries import Entries, Entry
 from vault.keks import Keks
 from vault.recovery.epochkeys import EpochKeys
@@ -30,7 +30,7 @@ class Rekey:
 
     def __init__(
         self,
-        database: Database,
+        database: ServiceDatabase,
         restore: Restore,
         keys: KeyProvider,
         keks: Keks,

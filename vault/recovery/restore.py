@@ -27,7 +27,7 @@ from keymgmt.errors import DecryptionFailed
 from keymgmt.recovery import BlobKind, EpochKey, EpochSealer
 from keymgmt.recoverykey import RecoveryPrivateKey
 from vault.catalogue import Catalogues
-from vault.database import Database
+from vault.database import ServiceDatabase
 from vault.entries import Entries
 from vault.errors import VaultError
 from vault.objects.keys import object_key
@@ -73,7 +73,11 @@ class Restore:
     """Opens the documents of one vault with its recovery key."""
 
     def __init__(
-        self, database: Database, vault_id: UUID, store: ObjectStore, private: RecoveryPrivateKey
+        self,
+        database: ServiceDatabase,
+        vault_id: UUID,
+        store: ObjectStore,
+        private: RecoveryPrivateKey,
     ) -> None:
         self._database = database
         self._vault_id = vault_id

@@ -19,7 +19,7 @@ from keymgmt.datakey import DataKey
 from keymgmt.errors import DecryptionFailed, KeyVersionRetired
 from keymgmt.provider import KeyProvider, Purpose
 from keymgmt.recovery import BlobKind
-from vault.database import Database
+from vault.database import ServiceDatabase
 from vault.errors import RecoveryOutdated
 from vault.jobrun import JobFailed, JobRun
 from vault.objects.store import ObjectMissing
@@ -39,7 +39,7 @@ class RecoverySealing:
 
     def __init__(
         self,
-        database: Database,
+        database: ServiceDatabase,
         keys: KeyProvider,
         epochs: RecoveryEpochs,
         blobs: RecoveryBlobs,
