@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from bench import keys, large, manykeys, memory, pages, sites, small
+from bench import keys, large, manykeys, memory, pages, secondwall, sites, small
 from bench.plan import FULL, QUICK, Plan
 from bench.result import Result, as_table
 from bench.world import World, open_world
@@ -19,6 +19,7 @@ BENCHES: Final[dict[str, Callable[[World, Plan], Iterator[Result]]]] = {
     "small": small.run,
     "memory": memory.run,
     "pages": pages.run,
+    "second-wall": secondwall.run,
     "keys": keys.run,
     "many-keys": manykeys.run,
     "copies": sites.copies,

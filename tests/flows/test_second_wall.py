@@ -148,6 +148,7 @@ def caller_of(department: str | None, *scopes: Scope) -> Caller:
 
 ELSEWHERE: Final = as_caller(caller_of("elsewhere"))
 DEMO: Final = as_caller(caller_of("demo"))
+BY_DEPARTMENT: Final = (DEMO, ELSEWHERE, NOBODY)
 
 
 # ---- over HTTP, with the first wall switched off ----
@@ -670,6 +671,21 @@ def test_a_login_that_the_wall_does_not_bind_stops_the_start(
     )
     with pytest.raises(UnsafeStart, match="row-level security"), build(unsafe):
         pass
+
+
+def test_a_login_that_is_a_member_of_the_service_s_role_is_bound(
+    settings: Settings, postgres: EmbeddedPostgres, database_urls: DatabaseUrls, filed: Filed
+) -> None:
+    """As in production, where logins come and go."""
+    name = f"bound_{uuid4().hex[:8]}"
+    as_superuser(postgres, f"CREATE ROLE {name} LOGIN PASSWORD 'x' IN ROLE strongroom_service")
+    url = make_url(database_urls.service).set(username=name, password="x")
+    bound = settings.model_copy(
+        update={"database_url": SecretStr(url.render_as_string(hide_password=False))}
+    )
+    with build(bound) as services:
+        seen = [services.database.execute(context, SEEN, {})[0].seen for context in BY_DEPARTMENT]
+    assert seen == [2, 0, 0]
 
 
 def test_doctor_says_that_the_wall_stands(services: Services) -> None:
