@@ -185,7 +185,7 @@ def build(settings: Settings) -> Iterator[Services]:
         _refuse_unsafe_database(database)
         vault_id = vault_id_of(database.as_shared())
         keys, drill_keys = _open_keys(settings, database, vault_id)
-        health = SiteHealth(_open_stores(settings, marked_sites(database)))
+        health = SiteHealth(_open_stores(settings, marked_sites(database.as_shared())))
         executors = _Executors(
             stack.enter_context(ThreadPoolExecutor(PART_THREADS, "part")),
             stack.enter_context(ThreadPoolExecutor(PART_THREADS, "peer-part")),
@@ -237,7 +237,7 @@ def open_offline(
         database = Database(_service_url(settings, stack), connections=8)
         stack.callback(database.dispose)
         _refuse_unsafe_database(database)
-        stores = _open_stores(settings, marked_sites(database))
+        stores = _open_stores(settings, marked_sites(database.as_shared()))
         chosen = site or settings.local_site
         if chosen not in stores:
             raise SettingsError(f"there is no such site; they are {' and '.join(sorted(stores))}")

@@ -348,7 +348,7 @@ def _per_second(url: str, count: int, work: Callable[[Inventory], None]) -> floa
     """By the clock: the thread is one, and PostgreSQL's core is counted as idle."""
     database = Database(url, connections=2)
     began = time.perf_counter()
-    work(Inventory(database))
+    work(Inventory(database.as_service()))
     seconds = time.perf_counter() - began
     database.dispose()
     return count / seconds

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import select, update
 
-from vault.database import ServiceDatabase
+from vault.database import ServiceDatabase, SharedDatabase
 from vault.objects.health import SiteHealth
 from vault.objects.reading import small_object
 from vault.objects.store import ObjectMissing
@@ -42,7 +42,7 @@ class _Mark:
     mark: str
 
 
-def marked_sites(database: Database) -> set[str]:
+def marked_sites(database: SharedDatabase) -> set[str]:
     """Sites that have a mark, and so were there once. Raises: DatabaseUnavailable."""
     query = select(sites.c.name).where(sites.c.marker.is_not(None))
     return {row.name for row in database.execute(query, {})}

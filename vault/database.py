@@ -257,6 +257,10 @@ class SharedDatabase:
         """As `Database.execute`."""
         return self._database.execute(self._context, statement, parameters)
 
+    def now(self) -> datetime:
+        """As `Database.now`."""
+        return self._database.now()
+
 
 class ServiceDatabase(SharedDatabase):
     """A `Database` for the service's own work: it sees the rows of every department as well."""

@@ -165,7 +165,7 @@ def test_the_status_tells_what_is_owed_until_it_is_verified(
 def test_a_worker_does_not_count_all_versions_all_the_time(service: RunningService) -> None:
     services = service.services
     statuses = SiteStatuses(
-        database=services.database,
+        database=services.database.as_service(),
         health=services.health,
         journal=services.journal,
         sweep_holds=services.sites.sweep_holds,
@@ -461,7 +461,7 @@ def test_a_read_that_the_other_site_helped_is_counted(service: RunningService) -
 
 def test_the_incident_of_a_parked_delete_ends_with_the_delete(service: RunningService) -> None:
     object_id = uuid4()
-    with service.services.database.transaction() as connection:
+    with service.services.database.as_service().transaction() as connection:
         enqueue_deletes(connection, [object_id], ["b"])
     park(service)
     incidents = service.services.incidents
@@ -484,7 +484,7 @@ def test_orphans_that_are_explained_by_now_do_not_end_the_removal(
 ) -> None:
     upload(service.demo, b"makes this process reserve upload rows")
     put_orphans(service, 1)
-    with service.services.database.transaction() as connection:
+    with service.services.database.as_service().transaction() as connection:
         explained = """
             INSERT INTO orphans (object_id, site, size_bytes, first_seen_at)
             SELECT object_id, 'a', 1, now() - interval '3 days' FROM uploads LIMIT 5"""

@@ -304,15 +304,20 @@ def settle(services: Services) -> None:
 def object_of(services: Services, document_id: str, number: int = 1) -> UUID:
     """The object of a version."""
     where = (versions.c.document_id == UUID(document_id)) & (versions.c.number == number)
-    found: UUID = services.database.execute(select(versions.c.object_id).where(where), {})[
-        0
-    ].object_id
+    found: UUID = (
+        services.database.as_service()
+        .execute(select(versions.c.object_id).where(where), {})[0]
+        .object_id
+    )
     return found
 
 
 def expected(services: Services) -> set[UUID]:
     """The objects of all versions."""
-    return {row.object_id for row in services.database.execute(select(versions.c.object_id), {})}
+    return {
+        row.object_id
+        for row in services.database.as_service().execute(select(versions.c.object_id), {})
+    }
 
 
 def found_incidents(services: Services, *, open_only: bool = False) -> list[tuple[str, str]]:
@@ -320,19 +325,19 @@ def found_incidents(services: Services, *, open_only: bool = False) -> list[tupl
     query = select(incidents).order_by(incidents.c.at, incidents.c.id)
     if open_only:
         query = query.where(incidents.c.resolved_at.is_(None))
-    return [(row.kind, row.site) for row in services.database.execute(query, {})]
+    return [(row.kind, row.site) for row in services.database.as_service().execute(query, {})]
 
 
 def parked(services: Services) -> int:
     """How many rows of the journal are parked."""
     count = select(func.count()).where(journal.c.parked_at.is_not(None))
-    return int(services.database.execute(count, {})[0][0])
+    return int(services.database.as_service().execute(count, {})[0][0])
 
 
 def backlog(services: Services) -> int:
     """How many rows there are in the journal."""
     query = select(func.count()).select_from(journal)
-    return int(services.database.execute(query, {})[0][0])
+    return int(services.database.as_service().execute(query, {})[0][0])
 
 
 def drained(services: Services, seconds: float = 60) -> bool:
@@ -345,7 +350,7 @@ def run_job(services: Services, kind: JobKind) -> Mapping[str, Any]:
     job = services.jobs.start(None, kind)
     while services.job_runner.run_one((kind,)):
         pass
-    row = services.database.execute(select(jobs).where(jobs.c.id == job.id), {})[0]
+    row = services.database.as_service().execute(select(jobs).where(jobs.c.id == job.id), {})[0]
     assert row.state == "done", (row.state, row.error)
     result: Mapping[str, Any] = row.result
     return result
@@ -374,7 +379,7 @@ def contents(client: Any, documents: Mapping[str, bytes]) -> dict[str, bytes]:
 def age_processes(services: Services) -> None:
     """As if all processes had been silent for long."""
     long_ago = func.now() - literal(timedelta(hours=1))
-    services.database.execute(update(processes).values(alive_until=long_ago), {})
+    services.database.as_service().execute(update(processes).values(alive_until=long_ago), {})
 
 
 def agree(sites: TwoSites, wanted: Collection[UUID]) -> bool:

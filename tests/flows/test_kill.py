@@ -287,9 +287,7 @@ def _expect_no_stray_object(services: Services, home: Path) -> None:
         pass
     make_all_due(services)
     work_off(services)
-    leavings = Leavings(
-        services.database.as_service(), services.health, grace=timedelta(hours=-1)
-    )
+    leavings = Leavings(services.database.as_service(), services.health, grace=timedelta(hours=-1))
     rows = services.database.as_service().execute(select(versions.c.object_id), {})
     wanted = {object_key(row.object_id) for row in rows}
     for site, store in services.stores.items():

@@ -195,7 +195,7 @@ def test_of_two_failovers_at_once_one_is_last_and_one_site_serves(
         post(service)
     answers = {"a": post(at_a).status_code, "b": post(at_b).status_code}
     assert answers == {site: 503 if fenced else 201 for site, fenced in states.items()}
-    epochs = at_a.services.database.execute(text("SELECT epoch FROM topology"), {})
+    epochs = at_a.services.database.as_service().execute(text("SELECT epoch FROM topology"), {})
     assert epochs[0].epoch == 3
 
 
@@ -260,7 +260,7 @@ def test_nothing_is_swept_after_postgresql_was_restored_or_promoted(
 ) -> None:
     left = at_a.services.upload_rows.take()
     at_a.services.stores["a"].put(object_key(left), b"perhaps somebody's only copy")
-    at_a.services.database.execute(update(topology).values(change), {})
+    at_a.services.database.as_service().execute(update(topology).values(change), {})
     with sites.services("a") as again:
         hold = again.sites.sweep_holds.current()
         assert hold is not None
@@ -286,7 +286,7 @@ def test_orphans_are_remembered_and_removed_only_when_asked_and_old(
     result = run_job(at_a.services, JobKind.SCRUB)["sites"]
     assert result["b"]["unexpected"] == 1
     assert found_incidents(at_a.services, open_only=True) == [("unexpected", "b")]
-    rows = at_a.services.database.execute(select(orphans), {})
+    rows = at_a.services.database.as_service().execute(select(orphans), {})
     assert [(row.object_id, row.site) for row in rows] == [(stranger, "b")]
     admin, held = administrator(at_a), at_a.services.sites.orphans
     assert held.remove(admin) == 0, "it is not known for long enough"
@@ -307,7 +307,7 @@ def test_an_orphan_that_went_by_itself_is_forgotten_with_its_incident(
     run_job(at_a.services, JobKind.SCRUB)
     at_a.services.stores["b"].delete(object_key(stranger))
     run_job(at_a.services, JobKind.SCRUB)
-    assert at_a.services.database.execute(select(orphans), {}) == []
+    assert at_a.services.database.as_service().execute(select(orphans), {}) == []
     assert found_incidents(at_a.services, open_only=True) == []
 
 
@@ -341,7 +341,7 @@ def test_a_process_whose_clock_is_a_day_ahead_scrubs_and_remembers_as_others_do(
     at_a.services.stores["b"].put(object_key(uuid4()), b"from somewhere")
     result = run_job(at_a.services, JobKind.SCRUB)["sites"]
     assert result["b"]["unexpected"] == 1
-    assert len(at_a.services.database.execute(select(orphans), {})) == 1
+    assert len(at_a.services.database.as_service().execute(select(orphans), {})) == 1
     first = at_a.services.jobs.newest(JobKind.SCRUB)
     Worker(at_a.services).watch_sites()
     assert at_a.services.jobs.newest(JobKind.SCRUB) == first, "it scrubs all day long"

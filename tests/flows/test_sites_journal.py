@@ -71,7 +71,7 @@ def durable_on(service: RunningService, document_id: str) -> list[str]:
 
 
 def row_of(service: RunningService) -> Any:
-    (row,) = service.services.database.execute(select(journal), {})
+    (row,) = service.services.database.as_service().execute(select(journal), {})
     return row
 
 
@@ -164,7 +164,7 @@ def test_a_task_that_always_fails_is_parked_with_an_incident_and_retried_on_requ
     for _ in range(MAX_ATTEMPTS):
         assert parked(at_a.services) == 0
         make_all_due(at_a.services)
-        at_a.services.database.execute(  # the repair of a is another row, and fails likewise
+        at_a.services.database.as_service().execute(  # the repair of a is another row, and fails likewise
             update(journal).where(journal.c.site == "a").values(due_at=func.now() + LEASE), {}
         )
         assert worker_of(at_a.services).run_one()
@@ -239,7 +239,7 @@ def test_what_a_slow_worker_did_not_come_to_goes_back_untried(
     uploaded(at_a, (1,) * 5)
     monkeypatch.setattr(worker_module, "CLAIM_SECONDS", 0.0)
     assert worker_of(at_a.services, (ANY,)).run_one()
-    rows = at_a.services.database.execute(select(journal), {})
+    rows = at_a.services.database.as_service().execute(select(journal), {})
     assert [(row.attempts, row.lease) for row in rows] == [(0, None)] * 5
     monkeypatch.setattr(worker_module, "CLAIM_SECONDS", 20.0)
     work_off(at_a.services)
@@ -372,7 +372,7 @@ def _park(service: RunningService) -> None:
 
 def _as_if_later(service: RunningService, delay: timedelta) -> None:
     seconds = delay.total_seconds() + 1
-    service.services.database.execute(
+    service.services.database.as_service().execute(
         text("UPDATE journal SET due_at = due_at - make_interval(secs => :s)"), {"s": seconds}
     )
 

@@ -110,7 +110,7 @@ def test_damage_at_both_sites_is_an_integrity_problem_and_an_incident_with_the_d
     answer = get(at_a, document_id)
     assert (answer.status_code, answer.json()["type"]) == (500, INTEGRITY)
     assert content[:16] not in answer.content
-    rows = at_a.services.database.execute(select(incidents), {})
+    rows = at_a.services.database.as_service().execute(select(incidents), {})
     assert {(row.site, row.kind) for row in rows} == {("a", "damaged"), ("b", "damaged")}
     assert {(str(row.document_id), row.version) for row in rows} == {(document_id, 1)}
     for _ in range(3):

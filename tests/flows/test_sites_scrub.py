@@ -73,7 +73,7 @@ def with_catalogue(service: RunningService) -> None:
     assert answer.status_code in (200, 202), answer.text
     while service.services.job_runner.run_one((JobKind.SHRED,)):
         pass
-    state = service.services.database.execute(select(jobs.c.state, jobs.c.error), {})
+    state = service.services.database.as_service().execute(select(jobs.c.state, jobs.c.error), {})
     assert [row.state for row in state] == ["done"], state
 
 
@@ -309,7 +309,7 @@ def test_a_scrub_finds_what_is_missing_too_long_and_damaged(
     broken.lose(missing)
     broken.damage(longer, lambda data: data + b"\0")
     broken.flip(flipped)
-    at_a.services.database.execute(  # so that it is due to be read back
+    at_a.services.database.as_service().execute(  # so that it is due to be read back
         update(replicas).values(verified_at=func.now() - timedelta(days=31)), {}
     )
     counts = run_job(at_a.services, JobKind.SCRUB)["sites"][site]
@@ -329,7 +329,7 @@ def test_a_scrub_finds_a_copy_that_is_due_and_was_forgotten(
     sites: TwoSites, at_a: RunningService
 ) -> None:
     uploaded(at_a, 2)
-    at_a.services.database.execute(text("DELETE FROM journal"), {})
+    at_a.services.database.as_service().execute(text("DELETE FROM journal"), {})
     assert run_job(at_a.services, JobKind.SCRUB)["sites"]["b"]["due"] == 2
     settle(at_a.services)
     assert agree(sites, expected(at_a.services))
@@ -345,7 +345,7 @@ def test_a_scrub_reads_back_its_share_and_goes_on_where_it_was_stopped(
     # 31 objects, 30 passes: two in each.
     assert (counts["a"]["read-verified"], counts["b"]["read-verified"]) == (2, 2)
     job = at_a.services.jobs.start(None, JobKind.SCRUB)
-    at_a.services.database.execute(update(jobs).values(stop_requested=True), {})
+    at_a.services.database.as_service().execute(update(jobs).values(stop_requested=True), {})
     assert at_a.services.job_runner.run_one((JobKind.SCRUB,))
     admin = administrator(at_a)
     assert at_a.services.jobs.view(admin, job.id).state is JobState.STOPPED
@@ -417,9 +417,11 @@ def test_uploads_that_nobody_goes_on_with_are_dropped_and_others_are_not(
     (task,) = at_a.services.journal.claim("b", copies=True, bulk=ANY)
     copying = store.begin_parts(object_key(task.object_id))
     assert at_a.services.journal.renew(task, upload_id=copying.upload_id)
-    leavings = Leavings(at_a.services.database, at_a.services.health)
+    leavings = Leavings(at_a.services.database.as_service(), at_a.services.health)
     assert leavings.clear("b") == 0, "all are younger than a day"
-    old = Leavings(at_a.services.database, at_a.services.health, grace=timedelta(seconds=-2))
+    old = Leavings(
+        at_a.services.database.as_service(), at_a.services.health, grace=timedelta(seconds=-2)
+    )
     assert old.clear("b") == 1
     left = {each.upload_id for each in store.pending()}
     assert left == {open_.upload_id, copying.upload_id}
@@ -443,7 +445,7 @@ def test_a_locked_object_is_deleted_once_its_lock_ends(
     at_a.services.purge.run(clock.now() + timedelta(days=1))
     assert worker_of(at_a.services).run_one()
     assert worker_of(at_a.services).run_one()
-    (row,) = at_a.services.database.execute(select(journal), {})
+    (row,) = at_a.services.database.as_service().execute(select(journal), {})
     assert (row.site, row.attempts, row.parked_at) == ("b", 0, None)
     assert abs(row.due_at - until) < timedelta(seconds=2)
     assert (sites.a.objects(), sites.b.objects()) == (set(), {object_id})
@@ -467,12 +469,12 @@ def test_a_dead_upload_of_a_locked_object_waits_for_its_lock_in_the_journal(
     store.delete = locked  # type: ignore[method-assign, assignment]
     at_a.services.upload_rows.abandon(object_id)
     assert at_a.services.sweep.run() == 1
-    rows = at_a.services.database.execute(select(journal).order_by(journal.c.site), {})
+    rows = at_a.services.database.as_service().execute(select(journal).order_by(journal.c.site), {})
     assert [(row.object_id, row.site, row.reason) for row in rows] == [
         (object_id, site, Reason.SWEEP) for site in "ab"
     ]
     gone = uploads.c.object_id == object_id
-    assert at_a.services.database.execute(select(uploads).where(gone), {}) == []
+    assert at_a.services.database.as_service().execute(select(uploads).where(gone), {}) == []
 
 
 def test_verify_all_says_what_is_there_and_repairs_the_rest(
@@ -490,7 +492,7 @@ def test_verify_all_says_what_is_there_and_repairs_the_rest(
     settle(at_a.services)
     assert verify_all(at_a.services) == all_verified(at_a.services)
     assert backlog(at_a.services) == 0
-    assert at_a.services.database.execute(select(orphans), {}) == []
+    assert at_a.services.database.as_service().execute(select(orphans), {}) == []
 
 
 def _noted(service: RunningService) -> None:

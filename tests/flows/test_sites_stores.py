@@ -94,12 +94,12 @@ def test_a_locked_document_outlives_its_purge_only_as_ciphertext(
     assert verify_all(service.services) == all_verified(service.services)
     service.demo.delete(f"/v1/documents/{document['id']}")
     assert service.services.purge.run(clock.now() + timedelta(days=1)) == 1
-    rows = service.services.database.execute(select(journal), {})
+    rows = service.services.database.as_service().execute(select(journal), {})
     until = clock.now() + timedelta(days=2)
     assert [abs(row.due_at - until) < timedelta(minutes=5) for row in rows] == [True, True]
     assert not worker_of(service.services).run_one(), "it asks before the lock ends"
     settle(service.services)  # as if it had ended by our clock only
-    rows = service.services.database.execute(select(journal), {})
+    rows = service.services.database.as_service().execute(select(journal), {})
     assert [abs(row.due_at - until) < timedelta(minutes=5) for row in rows] == [True, True]
     assert parked(service.services) == 0
     assert service.demo.get(f"/v1/documents/{document['id']}/content").status_code == 404

@@ -255,7 +255,7 @@ def test_an_upload_given_up_after_it_lost_the_peer_leaves_no_orphan_there(
 
     _SealedUpload(upload_, object_id, at_a.services.upload_rows, nothing).abort()
     assert sites.a.objects() == set()
-    rows = at_a.services.database.execute(
+    rows = at_a.services.database.as_service().execute(
         select(uploads).where(uploads.c.object_id == object_id), {}
     )
     assert len(rows) == 1, "nobody would ever remove the object at b"
@@ -359,4 +359,7 @@ def test_a_sweep_does_not_wait_for_a_dead_site_once_for_every_row(
 
 
 def _reasons(service: RunningService) -> list[str]:
-    return [row.reason for row in service.services.database.execute(select(journal.c.reason), {})]
+    return [
+        row.reason
+        for row in service.services.database.as_service().execute(select(journal.c.reason), {})
+    ]
