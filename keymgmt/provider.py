@@ -29,6 +29,7 @@ class Purpose(StrEnum):
     INDEXES = "indexes"
     BACKUPS = "backups"
     LOG = "log"
+    AUTHORITY = "authority"
 
 
 @dataclass(frozen=True)
