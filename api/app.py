@@ -19,7 +19,7 @@ from api import errors, metrics
 from api.auth import Authenticator, describe_permissions, refuse_undeclared_routes
 from api.bootstrap import Services
 from api.request import RequestScope
-from api.routers import administration, contents, documents, health, keys, sites
+from api.routers import access, administration, contents, documents, health, keys, sites
 from vault.accesslog.event import AccessEvent, EventType
 from vault.errors import NotAllowed, NotFound, VaultError
 
@@ -49,7 +49,7 @@ def create_app(services: Services) -> FastAPI:
     reads = services.replicas.counts
     metrics.FAILOVER_READS.set_function(lambda: reads.failovers)
     app.state.authenticator = Authenticator(services.api_keys, services.access_log)
-    for module in (contents, documents, administration, keys, sites, health):
+    for module in (contents, documents, administration, access, keys, sites, health):
         app.include_router(describe_permissions(module.router))
     _add_handlers(app)
     refuse_undeclared_routes(app)
@@ -60,7 +60,8 @@ def create_app(services: Services) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     to_thread.current_default_thread_limiter().total_tokens = app.state.services.settings.threads
-    noting = asyncio.create_task(_note_use(app.state.authenticator))
+    services: Services = app.state.services
+    noting = asyncio.create_task(_note_use(app.state.authenticator, services))
     yield
     noting.cancel()
     with suppress(asyncio.CancelledError):
@@ -69,11 +70,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await to_thread.run_sync(app.state.authenticator.note_use)
 
 
-async def _note_use(authenticator: Authenticator) -> None:
+async def _note_use(authenticator: Authenticator, services: Services) -> None:
     while True:
         await asyncio.sleep(NOTE_USE_EVERY_SECONDS)
         with suppress(VaultError):
             await to_thread.run_sync(authenticator.note_use)
+            await to_thread.run_sync(services.seal_upkeep.forget_ended)
 
 
 def _add_handlers(app: FastAPI) -> None:

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from api import metrics
 from api.embedded import DatabaseUrls, EmbeddedPostgres
 from api.settings import (
     DatabaseStandby,
@@ -47,7 +48,12 @@ from replication.sitewatch import RESYNC_OF, SiteWatch
 from replication.status import SiteStatuses
 from replication.verify import Verify
 from vault.access.api_keys import ApiKeys
+from vault.access.explain import Explanations
+from vault.access.findings import Findings
 from vault.access.principals import Principals
+from vault.access.seal_keys import SealKeys
+from vault.access.seal_upkeep import SealUpkeep
+from vault.access.seals import Seals
 from vault.accesslog.writer import AccessLog
 from vault.catalogue import Catalogues
 from vault.catalogue_writer import CatalogueRewrite, CatalogueWriter
@@ -124,6 +130,10 @@ class Services:
     access_log: AccessLog
     api_keys: ApiKeys
     principals: Principals
+    seals: Seals
+    seal_upkeep: SealUpkeep
+    findings: Findings
+    explanations: Explanations
     classes: Classes
     documents: Documents
     upload_rows: UploadRows
@@ -168,11 +178,14 @@ class SiteServices:
 
 
 @contextmanager
-def build(settings: Settings) -> Iterator[Services]:
+def build(settings: Settings, *, adopt_authority: bool = False) -> Iterator[Services]:
     """The services, for as long as the block runs.
 
+    Args:
+        adopt_authority: seal all principals and API keys as they stand first.
+
     Raises:
-        UnsafeStart, SettingsError: not with these settings.
+        SealsLost, UnsafeStart, SettingsError: not with these settings.
         EmbeddedDatabaseError, DatabaseUnavailable, StoreError, KeyManagementError: not now.
     """
     with ExitStack() as stack:
@@ -196,6 +209,8 @@ def build(settings: Settings) -> Iterator[Services]:
         stack.callback(rows.stop)
         services = _wire(settings, vault_id, database, health, keys, drill_keys, executors, rows)
         services.keks.reconcile()
+        mark = partial(services.keks.rotate, None, Purpose.AUTHORITY)
+        services.seal_upkeep.prepare(mark, adopt=adopt_authority)
         services.site_epoch.adopt()
         services.sites.sweep_holds.look()
         _refuse_foreign_sites(services)
@@ -291,9 +306,14 @@ def _wire(
     writer = CatalogueWriter(vault_id, keys, stores, executors.local)
     rewrite = CatalogueRewrite(service, writer, entries, recovery)
     signing_keys = SigningKeys(service, keys)
+    findings = Findings(shared, metrics.SEAL_FAILURES.inc)
+    seal_keys = SealKeys(shared, vault_id, keys)
+    seals = Seals(vault_id, seal_keys, findings)
+    api_keys = ApiKeys(shared, seals, findings)
     move = {
         Purpose.DOCUMENTS: rewrite.for_documents,
         Purpose.LOG: signing_keys.reseal,
+        Purpose.AUTHORITY: seal_keys.rewrap,
         Purpose.BACKUPS: rewrite.for_backups,
     }
     keks = Keks(service, keys, move)
@@ -365,8 +385,12 @@ def _wire(
         incidents=incidents,
         keys=keys,
         access_log=AccessLog(shared),
-        api_keys=ApiKeys(shared),
-        principals=Principals(shared),
+        api_keys=api_keys,
+        principals=Principals(shared, seals),
+        seals=seals,
+        seal_upkeep=SealUpkeep(shared, keys, seal_keys, seals, findings),
+        findings=findings,
+        explanations=Explanations(shared, seals),
         classes=classes,
         documents=Documents(database, classes),
         upload_rows=rows,

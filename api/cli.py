@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from api.commands import administration, documents, keys, recovery, service, sites
+from api.commands import access, administration, documents, keys, recovery, service, sites
 from api.commands.output import Session
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ app.add_typer(administration.principal, name="principal")
 app.add_typer(administration.api_key, name="api-key")
 app.add_typer(administration.document_class, name="class")
 app.add_typer(administration.hold, name="hold")
+app.add_typer(access.access, name="access")
 app.add_typer(keys.key, name="key")
 app.add_typer(keys.job, name="job")
 app.add_typer(sites.site, name="site")

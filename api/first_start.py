@@ -10,6 +10,7 @@ from sqlalchemy import Connection, exists, select
 from vault.access.api_keys import insert_key
 from vault.access.policy import Scope
 from vault.access.principals import NewPrincipal, insert_principal
+from vault.access.seals import Seals
 from vault.accesslog.event import AccessEvent, EventType, record
 from vault.database import DuplicateRow, SharedDatabase
 from vault.tables import principals
@@ -18,7 +19,9 @@ ADMINISTRATOR: Final = NewPrincipal("administrator", [Scope.ADMIN])
 DEMO: Final = NewPrincipal("demo", [Scope.READ, Scope.WRITE], "demo")
 
 
-def create_once(database: SharedDatabase, new: NewPrincipal, show: Callable[[str], None]) -> bool:
+def create_once(
+    database: SharedDatabase, seals: Seals, new: NewPrincipal, show: Callable[[str], None]
+) -> bool:
     """Make a principal with a key, unless one of this name is there; whether it was made.
 
     The key is shown before it is committed: one that was shown in vain does no harm, since the next
@@ -29,10 +32,10 @@ def create_once(database: SharedDatabase, new: NewPrincipal, show: Callable[[str
         with database.transaction() as connection:
             if _is_there(connection, new.name):
                 return False
-            principal = insert_principal(connection, new)
+            principal = insert_principal(connection, seals, new)
             detail = {"principal": str(principal.id), "by": "first start"}
             record(connection, AccessEvent(EventType.PRINCIPAL_ADDED, None, detail=detail))
-            show(insert_key(connection, principal.id).token)
+            show(insert_key(connection, seals, principal.id).token)
     except DuplicateRow:
         return False
     return True

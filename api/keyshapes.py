@@ -25,6 +25,12 @@ class KekShape(Fields):
     in_use: Mapping[int, int]
 
 
+class SealKeyShape(BaseModel):
+    """The key that seals principals and API keys from now on."""
+
+    id: str
+
+
 class JobShape(Fields):
     """One job; `rate` is in units a second, `seconds_left` at that rate."""
 

@@ -43,6 +43,11 @@ INTEGRITY_FAILURES: Final = Counter(
 REFUSED_CREDENTIALS: Final = Counter(
     "strongroom_refused_credentials", "API keys refused, by reason", ["reason"], registry=REGISTRY
 )
+SEAL_FAILURES: Final = Counter(
+    "strongroom_authority_seal_failures",
+    "Principals or API keys met that do not bear their seals; alarm on any increase",
+    registry=REGISTRY,
+)
 BACKLOG: Final = Gauge(
     "strongroom_journal_backlog",
     "Work that waits, by site, operation and reason",

@@ -31,6 +31,8 @@ POLL_SECONDS: Final = 0.1
 
 HOUSEKEEPING_SECONDS: Final = 30
 WATCH_SECONDS: Final = 2
+SEALS_SECONDS: Final = 300
+"""Between looks at every principal and API key, one query each."""
 
 JOB_LANES: Final = (
     (JobKind.REWRAP, JobKind.SHRED, JobKind.DRILL, JobKind.RECOVERY),
@@ -70,6 +72,7 @@ class Worker:
                 ("housekeeping", self.housekeep, HOUSEKEEPING_SECONDS),
                 ("site-watch", self.watch_sites, WATCH_SECONDS),
                 ("journal", self._poll, POLL_SECONDS),
+                ("seals", services.seal_upkeep.look_at_all, SEALS_SECONDS),
             )
         ]
 

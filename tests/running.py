@@ -65,7 +65,7 @@ def running(services: Services, of: RunningService | None = None) -> Iterator[Ru
 def _first_keys(services: Services) -> tuple[str, str]:
     keys: list[str] = []
     for new in (ADMINISTRATOR, DEMO):
-        create_once(services.database.as_shared(), new, keys.append)
+        create_once(services.database.as_shared(), services.seals, new, keys.append)
     admin_key, demo_key = keys
     return admin_key, demo_key
 

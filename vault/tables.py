@@ -7,7 +7,7 @@ uses: `created_by` names a principal, and principals are never deleted.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -68,6 +68,22 @@ here has to have policies (docs/access.md); a test reads the catalogue."""
 NOW = text("now()")
 Moment = DateTime(timezone=True)
 
+
+def _seal() -> tuple[Column[Any], ...]:
+    """The columns of a row that is sealed (vault.access.sealed_rows)."""
+    return (
+        Column(
+            "authority_epoch",
+            Integer,
+            nullable=False,
+            server_default=text("1"),
+            comment="rises when a key is revoked or its principal disabled",
+        ),
+        Column("seal", LargeBinary),
+        Column("seal_key_id", Text),
+    )
+
+
 vault_identity = Table(
     "vault_identity",
     metadata,
@@ -125,6 +141,7 @@ principals = Table(
     Column("scopes", ARRAY(Text), nullable=False),
     Column("created_at", Moment, nullable=False, server_default=NOW),
     Column("disabled_at", Moment),
+    *_seal(),
 )
 
 api_keys = Table(
@@ -138,7 +155,43 @@ api_keys = Table(
     Column("expires_at", Moment),
     Column("revoked_at", Moment),
     Column("last_used_at", Moment),
+    *_seal(),
 )
+
+seal_keys = Table(
+    "seal_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("wrapped_key", Text, nullable=False, comment="under the KEK authority"),
+    Column("created_at", Moment, nullable=False, server_default=NOW),
+    Column("retired_at", Moment, comment="checks only, until every row moved to the one in use"),
+)
+Index(
+    "ix_seal_keys_in_use",
+    text("(true)"),
+    unique=True,
+    postgresql_where=seal_keys.c.retired_at.is_(None),
+    _table=seal_keys,
+)
+
+findings = Table(
+    "findings",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("at", Moment, nullable=False, server_default=NOW),
+    Column("kind", Text, CheckConstraint("kind IN ('seal-broken')", name="kind"), nullable=False),
+    Column("subject", Text, nullable=False, comment="the table of the row it is about"),
+    Column("subject_id", Text, nullable=False),
+    Column("state_sha256", LargeBinary, nullable=False, comment="of the row as it was found"),
+    Column(
+        "found_by",
+        Text,
+        CheckConstraint("found_by IN ('api', 'worker')", name="found_by"),
+        nullable=False,
+    ),
+    UniqueConstraint("kind", "subject", "subject_id", "state_sha256"),
+)
+Index("ix_findings_page", desc(findings.c.at), desc(findings.c.id))
 
 documents = Table(
     "documents",

@@ -37,7 +37,7 @@ key = typer.Typer(help="Keys: KEKs, rotation, shredding, drills.", no_args_is_he
 job = typer.Typer(help="Long work: how far it is; stop and resume it.", no_args_is_help=True)
 
 Purpose = Annotated[
-    str, typer.Argument(help="documents, fields, previews, indexes, backups or log")
+    str, typer.Argument(help="documents, fields, previews, indexes, backups, log or authority")
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="do not ask")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="print the job and return at once")]
@@ -66,6 +66,12 @@ def rotate(context: typer.Context, purpose: Purpose = "documents", as_json: AsJs
 def rotate_signing(context: typer.Context, as_json: AsJson = False) -> None:
     """Sign with a new key from now on. Example: strongroom key rotate-signing"""
     post(context, as_json, "/v1/keys/signing/rotate")
+
+
+@key.command("rotate-seal")
+def rotate_seal(context: typer.Context, as_json: AsJson = False) -> None:
+    """Seal principals and API keys with a new key from now on. Example: strongroom key rotate-seal"""
+    post(context, as_json, "/v1/keys/seal/rotate")
 
 
 @key.command("rewrap")

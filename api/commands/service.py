@@ -49,14 +49,11 @@ def serve(
             server.bind(settings) as listener,
             build(settings) as services,
         ):
-            create_once(
-                services.database.as_shared(), ADMINISTRATOR, partial(_show_key, "admin key")
-            )
+            first = partial(create_once, services.database.as_shared(), services.seals)
+            first(ADMINISTRATOR, partial(_show_key, "admin key"))
             shown: list[str] = []
             if demo:
-                create_once(
-                    services.database.as_shared(), DEMO, partial(_show_key, "api key", shown=shown)
-                )
+                first(DEMO, partial(_show_key, "api key", shown=shown))
             url = server.url_of(settings, listener)
             worker = None if no_worker else Worker(services)
             server.run(services, listener, worker, partial(_greet, url, shown, demo=demo))
@@ -96,6 +93,30 @@ def migrate(as_json: Json = False) -> None:
             )
         upgrade(settings.database_owner_url.get_secret_value())
     say({"migrated": True}, "the tables are of this version", as_json=as_json)
+
+
+@app.command()
+def adopt_authority(
+    home: Home = None,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    as_json: Json = False,
+) -> None:
+    """Seal all principals and API keys as they stand in the database, whatever seals they bear.
+
+    For a database from before the seals, or under another KMS, when the service says so and does not start.
+    Whoever wrote those rows is believed: look at them first.
+
+    Example: strongroom adopt-authority
+    """
+    with explained():
+        settings = load(**given(home=home))
+        logs.configure(settings.log_format)
+        if not yes:
+            typer.confirm(
+                "Are all principals and API keys in the database as they should be?", abort=True
+            )
+        with lock_home(settings.home), build(settings, adopt_authority=True):
+            say({"adopted": True}, "principals and API keys are sealed", as_json=as_json)
 
 
 @app.command()

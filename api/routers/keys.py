@@ -18,6 +18,7 @@ from api.keyshapes import (
     PublicKeysShape,
     RecoveryKeyShape,
     ReleasedVersionShape,
+    SealKeyShape,
 )
 from api.routers.paging import PageSize, PageToken
 from api.shapes import PageShape
@@ -59,6 +60,12 @@ def rotate_signing_key(services: ServicesOf, actor: Rotator) -> PublicKeysShape:
     """Sign with a new key from now on; the earlier ones stay published."""
     services.signing_keys.rotate(actor)
     return PublicKeysShape.of(services.signing_keys.published())
+
+
+@router.post("/keys/seal/rotate", status_code=201)
+def rotate_seal_key(services: ServicesOf, actor: Rotator) -> SealKeyShape:
+    """Seal principals and API keys with a new key; those that bear their seals are sealed anew."""
+    return SealKeyShape(id=services.seal_upkeep.rotate(actor))
 
 
 @router.get("/keys/recovery")

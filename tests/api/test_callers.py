@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 import zlib
+from datetime import timedelta
+from uuid import UUID
 
 import httpx
 import pytest
@@ -13,6 +16,8 @@ from api.auth import PUBLIC, UndeclaredPermission, refuse_undeclared_routes
 from api.embedded import DatabaseUrls
 from tests.api.helpers import named, upload
 from tests.running import RunningService
+from vault.access.api_keys import CredentialRefused
+from vault.accesslog.event import Actor
 
 
 def with_checksum(body: str) -> str:
@@ -76,17 +81,20 @@ def test_a_disabled_principal_is_dead_at_once(service: RunningService) -> None:
     assert client.get("/v1/documents").status_code == 401
 
 
-def test_an_expired_key_is_refused(service: RunningService, database_urls: DatabaseUrls) -> None:
-    _, token = issue(service, "app", scopes=["read"], department="demo")
-    client = service.client(token)
+def test_an_expired_key_is_refused(service: RunningService) -> None:
+    principal_id, token = issue(service, "app", scopes=["read"], department="demo")
+    actor = Actor(service.services.api_keys.authenticate(service.admin_key), "test")
+    short = service.services.api_keys.issue(
+        actor, UUID(principal_id), lifetime=timedelta(seconds=1)
+    )
+    client = service.client(short.token)
     assert client.get("/v1/documents").status_code == 200
-    owner = create_engine(database_urls.owner)
-    with owner.begin() as connection:
-        connection.execute(
-            text("UPDATE api_keys SET expires_at = now() WHERE id = :i"), {"i": token.split("_")[1]}
-        )
-    owner.dispose()
-    assert client.get("/v1/documents").status_code == 401
+    time.sleep(1.1)
+    assert client.get("/v1/documents").status_code == 401, "of a key that is remembered too"
+    with pytest.raises(CredentialRefused) as refused:
+        service.services.api_keys.authenticate(short.token)
+    assert refused.value.reason == "expired"
+    assert service.client(token).get("/v1/documents").status_code == 200
 
 
 def test_rotation_keeps_two_keys_alive_and_refuses_a_third(service: RunningService) -> None:

@@ -57,13 +57,22 @@ def test_no_key_is_seen_outside_of_the_room_of_keys(
     body = {"public_key": RecoveryPrivateKey.generate().public.to_text()}
     run_job(service, "/v1/keys/recovery", json=body)
     run_job(service, "/v1/keys/epochs")
-    lists = ("/v1/keys", "/v1/jobs", "/v1/keys/epochs", "/v1/keys/public", "/v1/keys/recovery")
+    forge_a_key(owner, service)
+    lists = (
+        "/v1/access/findings",
+        "/v1/keys",
+        "/v1/jobs",
+        "/v1/keys/epochs",
+        "/v1/keys/public",
+        "/v1/keys/recovery",
+    )
     answers = [_use(service), *(service.admin.get(path).text for path in lists)]
     answers.append(httpx.get(f"{service.url}/metrics", trust_env=False).text)
     answers.append(service.services.settings.model_dump_json() + repr(service.services))
     rows = list(_every_value(owner))
     files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     said = "\n".join([*answers, *rows, logged.getvalue()]).encode() + b"".join(files)
+    assert "does not bear its seal" in logged.getvalue()
     assert "decryption failed" in logged.getvalue(), "the service logs nothing"
     assert len(every_key) > 5
     for raw in set(every_key) - _root_keys(tmp_path):
@@ -88,6 +97,21 @@ def test_what_an_exception_shows_with_all_locals_holds_no_key(
         assert not [shown for shown in (repr(raw), raw.hex()) if shown in said]
 
 
+def forge_a_key(owner: Engine, service: RunningService) -> None:
+    """So that a broken seal is met, logged and remembered."""
+    key_id = service.demo_key.split("_")[1]
+    with owner.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO api_keys (id, principal_id, secret_sha256, scopes, seal, seal_key_id) "
+                "SELECT 'forged', principal_id, secret_sha256, scopes, seal, seal_key_id "
+                "FROM api_keys WHERE id = :id"
+            ),
+            {"id": key_id},
+        )
+    assert service.services.seal_upkeep.look_at_all() == 1
+
+
 def _use(service: RunningService) -> str:
     """File, read, damage, rotate, drill and shred; whatever is answered."""
     whole, damaged = (upload(service.demo, name) for name in (b"whole", b"damaged"))
@@ -96,7 +120,12 @@ def _use(service: RunningService) -> str:
     said = ""
     for document in (whole, damaged):
         said += service.demo.get(f"/v1/documents/{document['id']}/content").text
-    for path in ("/v1/keys/documents/rotate", "/v1/keys/drill", "/v1/keys/epochs"):
+    for path in (
+        "/v1/keys/seal/rotate",
+        "/v1/keys/documents/rotate",
+        "/v1/keys/drill",
+        "/v1/keys/epochs",
+    ):
         said += service.admin.post(path).text
     while service.services.job_runner.run_one():
         pass

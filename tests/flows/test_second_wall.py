@@ -85,7 +85,8 @@ class UncheckedKeys(ApiKeys):
 @pytest.fixture
 def unchecked(services: Services) -> Iterator[RunningService]:
     """The service without its first wall."""
-    keys = UncheckedKeys(services.database.as_shared())
+    shared = services.database.as_shared()
+    keys = UncheckedKeys(shared, services.seals, services.findings)
     with running(replace(services, api_keys=keys)) as served:
         yield served
 

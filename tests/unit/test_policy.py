@@ -36,6 +36,8 @@ NEEDS = {
     Action.SITE_MANAGE: "admin",
     Action.JOB_LIST: "admin",
     Action.JOB_STOP: "admin",
+    Action.ACCESS_EXPLAIN: "admin",
+    Action.FINDING_LIST: "admin",
 }
 
 

@@ -5,7 +5,8 @@ sr_<key id, 16 hex>_<secret, 43 base64url>_<checksum, 8 hex>
 ```
 The secret has 256 random bits, so one SHA-256 at rest is enough: there is nothing to guess. The checksum
 (CRC-32 of what stands before it) tells a mistyped key from a wrong one without asking the database, and
-lets scanners recognise a leaked one.
+lets scanners recognise a leaked one. Rows of keys are sealed, and checked whenever they are used
+(`vault.access.seals`).
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, func, insert, literal, or_, select, text, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, literal, or_, select, update
 
+from vault.access.findings import Findings, SealBroken
 from vault.access.policy import Caller, Scope
+from vault.access.sealed_rows import API_KEYS, PRINCIPALS
+from vault.access.seals import OlderThanSeen, Seals, unreadable
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.database import SharedDatabase
-from vault.errors import InvalidValue, NotFound, TooManyKeys
+from vault.errors import CredentialRevoked, InvalidValue, NotFound, TooManyKeys
 from vault.model import Page
 from vault.paging import Listing, PageRequest
 from vault.tables import api_keys, principals
@@ -60,8 +64,8 @@ class CredentialRefused(Exception):
     """Not a key that is valid now.
 
     Attributes:
-        reason: `malformed`, `unknown`, `wrong`, `revoked`, `expired` or `disabled`; for the log and
-            the metrics. The caller is told one thing for all of them but `malformed`.
+        reason: `malformed`, `unknown`, `wrong`, `seal-broken`, `revoked`, `expired` or `disabled`; for the
+            log and the metrics. The caller is told one thing for all of them but `malformed`.
         api_key_id: the id in the token, where its form was right.
     """
 
@@ -74,8 +78,10 @@ class CredentialRefused(Exception):
 class ApiKeys:
     """The API keys of this vault."""
 
-    def __init__(self, database: SharedDatabase) -> None:
+    def __init__(self, database: SharedDatabase, seals: Seals, findings: Findings) -> None:
         self._database = database
+        self._seals = seals
+        self._findings = findings
 
     def issue(
         self,
@@ -96,53 +102,63 @@ class ApiKeys:
             TooManyKeys: two live keys exist.
             InvalidValue: scopes that the principal does not have, or a lifetime that is not positive.
         """
-        with self._database.transaction() as connection:
-            issued = insert_key(connection, principal_id, scopes=scopes, lifetime=lifetime)
+        broken = self._seals.refusing(NotFound("principal"))
+        with broken, self._database.transaction() as connection:
+            issued = insert_key(
+                connection, self._seals, principal_id, scopes=scopes, lifetime=lifetime
+            )
             record(connection, _event(EventType.API_KEY_ISSUED, actor, issued.key))
         return issued
 
     def rotate(self, actor: Actor, *, lifetime: timedelta | None = None) -> IssuedKey:
         """A successor for the caller's own key, with its scopes; the old one stays live.
 
-        Raises: TooManyKeys, InvalidValue.
+        Raises: TooManyKeys, InvalidValue; CredentialRevoked, also if one of their rows was written by others.
         """
         caller = actor.caller
-        with self._database.transaction() as connection:
+        broken = self._seals.refusing(CredentialRevoked())
+        with broken, self._database.transaction() as connection:
+            self._lock(connection, caller.api_key_id)
             issued = insert_key(
-                connection, caller.principal_id, scopes=caller.scopes, lifetime=lifetime
+                connection,
+                self._seals,
+                caller.principal_id,
+                scopes=caller.scopes,
+                lifetime=lifetime,
             )
             record(connection, _event(EventType.API_KEY_ROTATED, actor, issued.key))
         return issued
 
     def revoke(self, actor: Actor, api_key_id: str) -> ApiKey:
         """Stop a key, from now on and for good. Idempotent. Raises: NotFound."""
-        with self._database.transaction() as connection:
-            row = connection.execute(
-                select(api_keys).where(api_keys.c.id == api_key_id).with_for_update()
-            ).one_or_none()
-            if row is None:
-                raise NotFound("API key")
+        broken = self._seals.refusing(NotFound("API key"))
+        with broken, self._database.transaction() as connection:
+            principal, row = self._lock(connection, api_key_id)
             # The event first: a key may revoke itself, and a dead key writes no events.
             record(connection, _event(EventType.API_KEY_REVOKED, actor, _key(row)))
-            revoked = connection.execute(
-                update(api_keys)
-                .where(api_keys.c.id == api_key_id)
-                .values(revoked_at=func.coalesce(api_keys.c.revoked_at, func.now()))
-                .returning(api_keys)
-            ).one()
-        return _key(revoked)
+            if row.revoked_at is None:
+                now = connection.execute(select(func.now())).scalar_one()
+                principal = self._seals.change_principal(connection, principal)
+                row = self._seals.change_key(
+                    connection, row, revoked_at=now, authority_epoch=principal.authority_epoch
+                )
+        return _key(row)
 
     def list(
         self, actor: Actor, request: PageRequest, principal_id: UUID | None = None
     ) -> Page[ApiKey]:
-        """A page of keys of one principal or of all, newest first. Raises: InvalidPageToken."""
-        query = select(api_keys)
+        """A page of keys of one principal or of all, newest first. Raises: InvalidPageToken.
+
+        A row that does not bear its seal is left out: `Findings.list` has it.
+        """
+        epoch = principals.c.authority_epoch.label("principal_epoch")
+        query = select(api_keys, epoch).join(principals)
         if principal_id is not None:
             query = query.where(api_keys.c.principal_id == principal_id)
         with self._database.transaction() as connection:
             page = _KEYS.fetch(connection, query, request, {"principal": principal_id})
             record(connection, AccessEvent(EventType.API_KEYS_LISTED, actor))
-        return page
+        return _sound(page, self._seals)
 
     def authenticate(self, token: str) -> Caller:
         """Who shows this token.
@@ -151,10 +167,9 @@ class ApiKeys:
             CredentialRefused: not a key that is valid now.
         """
         api_key_id, secret = parse(token)
-        rows = self._database.execute(_AUTHENTICATE, {"id": api_key_id})
+        known = self._sealed_rows(api_key_id)
         digest = hashlib.sha256(secret.encode()).digest()
         # Compared also for an unknown id, so that both refusals cost the same.
-        known = rows[0] if rows else None
         if not hmac.compare_digest(digest, known.secret_sha256 if known else bytes(32)):
             raise CredentialRefused("wrong" if known else "unknown", api_key_id)
         assert known is not None
@@ -162,12 +177,57 @@ class ApiKeys:
             if getattr(known, reason):
                 raise CredentialRefused(reason, api_key_id)
         return Caller(
-            principal_id=known.principal_id,
+            principal_id=known.key_principal_id,
             name=known.name,
             api_key_id=api_key_id,
             scopes=frozenset(Scope(s) for s in set(known.scopes) & set(known.principal_scopes)),
             department=known.department,
         )
+
+    def _sealed_rows(self, api_key_id: str) -> Row[Any] | None:
+        """A key and its principal, whose rows bear their seals; None if there is no such key.
+
+        Raises: CredentialRefused("seal-broken").
+        """
+        for attempt in range(2):
+            try:
+                return self._checked_rows(api_key_id)
+            except OlderThanSeen as exc:
+                # Another thread may have read a newer row after this one's statement began: look again.
+                if attempt:
+                    raise self._refused(exc, api_key_id) from None
+            except SealBroken as exc:
+                raise self._refused(exc, api_key_id) from None
+        raise AssertionError("unreachable")
+
+    def _checked_rows(self, api_key_id: str) -> Row[Any] | None:
+        try:
+            rows = self._database.execute(_AUTHENTICATE, {"key": api_key_id})
+        except (ValueError, OverflowError):
+            raise unreadable(API_KEYS, api_key_id) from None
+        if not rows:
+            self._seals.rehearse()
+            return None
+        principal = PRINCIPALS.row_of(rows[0][_KEY_WIDTH : _KEY_WIDTH + _PRINCIPAL_WIDTH])
+        self._seals.check(principal)
+        self._seals.check_key(API_KEYS.row_of(rows[0][:_KEY_WIDTH]), principal.epoch)
+        return rows[0]
+
+    def _refused(self, broken: SealBroken, api_key_id: str) -> CredentialRefused:
+        self._findings.remember(broken)
+        return CredentialRefused("seal-broken", api_key_id)
+
+    def _lock(self, connection: Connection, api_key_id: str) -> tuple[Row[Any], Row[Any]]:
+        """A key and its principal, locked, that bear their seals. Raises: NotFound, SealBroken."""
+        query = select(api_keys).where(api_keys.c.id == api_key_id)
+        found = connection.execute(query).one_or_none()
+        if found is None:
+            raise NotFound("API key")
+        # The principal first, as everywhere; what was read without a lock is read again under it.
+        principal = self._seals.locked_principal(connection, found.principal_id)
+        key = connection.execute(query.with_for_update()).one()
+        self._seals.check_key(API_KEYS.row_from(key), principal.authority_epoch)
+        return principal, key
 
     def note_use(self, last_used: dict[str, datetime]) -> None:
         """Write when keys were last used; called now and then, not at each request."""
@@ -177,15 +237,27 @@ class ApiKeys:
             )
 
 
-_AUTHENTICATE = text(
-    """
-    SELECT k.principal_id, k.secret_sha256, k.scopes, p.name, p.department,
-           p.scopes AS principal_scopes,
-           k.revoked_at IS NOT NULL AS revoked,
-           coalesce(k.expires_at <= now(), false) AS expired,
-           p.disabled_at IS NOT NULL AS disabled
-    FROM api_keys k JOIN principals p ON p.id = k.principal_id
-    WHERE k.id = :id"""
+_KEY_COLUMNS: Final = [column.label(f"key_{column.name}") for column in API_KEYS.sealed_columns()]
+_KEY_WIDTH: Final = len(_KEY_COLUMNS)
+_PRINCIPAL_COLUMNS: Final = [
+    column.label(f"principal_{column.name}") for column in PRINCIPALS.sealed_columns()
+]
+_PRINCIPAL_WIDTH: Final = len(_PRINCIPAL_COLUMNS)
+
+_AUTHENTICATE: Final = (
+    select(
+        *_KEY_COLUMNS,
+        *_PRINCIPAL_COLUMNS,
+        api_keys.c.secret_sha256,
+        api_keys.c.scopes,
+        principals.c.name,
+        principals.c.department,
+        api_keys.c.revoked_at.is_not(None).label("revoked"),
+        func.coalesce(api_keys.c.expires_at <= func.now(), literal(False)).label("expired"),
+        principals.c.disabled_at.is_not(None).label("disabled"),
+    )
+    .join(principals)
+    .where(api_keys.c.id == bindparam("key"))
 )
 
 
@@ -199,16 +271,15 @@ def parse(token: str) -> tuple[str, str]:
 
 def insert_key(
     connection: Connection,
+    seals: Seals,
     principal_id: UUID,
     *,
     scopes: Collection[Scope] | None = None,
     lifetime: timedelta | None = None,
 ) -> IssuedKey:
-    """Issue a key in the caller's transaction. Raises: as `ApiKeys.issue`."""
-    principal = connection.execute(
-        select(principals).where(principals.c.id == principal_id).with_for_update()
-    ).one_or_none()
-    if principal is None or principal.disabled_at is not None:
+    """Issue a key in the caller's transaction. Raises: as `ApiKeys.issue`; SealBroken."""
+    principal = seals.locked_principal(connection, principal_id)
+    if principal.disabled_at is not None:
         raise NotFound("principal")
     _refuse_a_third(connection, principal_id)
     chosen = principal.scopes if scopes is None else sorted(scope.value for scope in scopes)
@@ -217,17 +288,18 @@ def insert_key(
     if lifetime is not None and lifetime <= timedelta(0):
         raise InvalidValue("the lifetime of a key is positive")
     key_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
-    row = connection.execute(
-        insert(api_keys)
-        .values(
-            id=key_id,
-            principal_id=principal_id,
-            secret_sha256=hashlib.sha256(secret.encode()).digest(),
-            scopes=list(chosen),
-            expires_at=None if lifetime is None else func.now() + literal(lifetime),
-        )
-        .returning(api_keys)
-    ).one()
+    now = connection.execute(select(func.now())).scalar_one()
+    new = {
+        "id": key_id,
+        "principal_id": principal_id,
+        "secret_sha256": hashlib.sha256(secret.encode()).digest(),
+        "scopes": list(chosen),
+        "expires_at": None if lifetime is None else now + lifetime,
+        "revoked_at": None,
+        "authority_epoch": principal.authority_epoch,
+    }
+    sealed = {**new, **seals.sealed(connection, API_KEYS, new)}
+    row = connection.execute(insert(api_keys).values(sealed).returning(api_keys)).one()
     body = f"sr_{key_id}_{secret}"
     return IssuedKey(_key(row), f"{body}_{_checksum(body)}")
 
@@ -267,10 +339,19 @@ def _key(row: Row[Any]) -> ApiKey:
     )
 
 
-_KEYS = Listing(
+def _sound(page: Page[Row[Any]], seals: Seals) -> Page[ApiKey]:
+    found = tuple(
+        _key(row)
+        for row in page.items
+        if seals.is_sound(API_KEYS.row_from(row), row.principal_epoch)
+    )
+    return Page(found, page.next_page_token)
+
+
+_KEYS = Listing[Row[Any]](
     name="api-keys",
     sort_key=(api_keys.c.created_at, api_keys.c.id),
     kinds=(datetime, str),
-    place=lambda key: (key.created_at, key.id),
-    shape=_key,
+    place=lambda row: (row.created_at, row.id),
+    shape=lambda row: row,
 )

@@ -52,6 +52,8 @@ class Action(StrEnum):
     SITE_MANAGE = "site.manage"
     JOB_LIST = "job.list"
     JOB_STOP = "job.stop"
+    ACCESS_EXPLAIN = "access.explain"
+    FINDING_LIST = "finding.list"
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,8 @@ _SCOPE_OF: Final[dict[Action, Scope | None]] = {
     Action.SITE_MANAGE: Scope.ADMIN,
     Action.JOB_LIST: Scope.ADMIN,
     Action.JOB_STOP: Scope.ADMIN,
+    Action.ACCESS_EXPLAIN: Scope.ADMIN,
+    Action.FINDING_LIST: Scope.ADMIN,
 }
 """The scope each action needs; None: any valid key will do."""
 

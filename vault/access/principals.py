@@ -1,4 +1,7 @@
-"""Principals: the applications and people that act, each with what it may do."""
+"""Principals: the applications and people that act, each with what it may do.
+
+Their rows are sealed, and checked whenever they are used (`vault.access.seals`).
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select
 
 from vault.access.policy import EVERY_DEPARTMENT, Scope
+from vault.access.sealed_rows import PRINCIPALS
+from vault.access.seals import Seals
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.database import DuplicateRow, SharedDatabase
 from vault.errors import AlreadyExists, InvalidValue, NotFound
@@ -59,14 +64,15 @@ class NewPrincipal:
 class Principals:
     """The principals of this vault."""
 
-    def __init__(self, database: SharedDatabase) -> None:
+    def __init__(self, database: SharedDatabase, seals: Seals) -> None:
         self._database = database
+        self._seals = seals
 
     def add(self, actor: Actor, new: NewPrincipal) -> Principal:
         """Add a principal. Raises: AlreadyExists."""
         try:
             with self._database.transaction() as connection:
-                principal = insert_principal(connection, new)
+                principal = insert_principal(connection, self._seals, new)
                 detail = {"principal": str(principal.id)}
                 record(connection, AccessEvent(EventType.PRINCIPAL_ADDED, actor, detail=detail))
         except DuplicateRow:
@@ -74,11 +80,15 @@ class Principals:
         return principal
 
     def list(self, actor: Actor, request: PageRequest) -> Page[Principal]:
-        """A page of principals, newest first. Raises: InvalidPageToken."""
+        """A page of principals, newest first. Raises: InvalidPageToken.
+
+        A row that does not bear its seal is left out: `Findings.list` has it.
+        """
         with self._database.transaction() as connection:
             page = _PRINCIPALS.fetch(connection, select(principals), request)
             record(connection, AccessEvent(EventType.PRINCIPALS_LISTED, actor))
-        return page
+        sound = [row for row in page.items if self._seals.is_sound(PRINCIPALS.row_from(row))]
+        return Page(tuple(map(_principal, sound)), page.next_page_token)
 
     def disable(self, actor: Actor, principal_id: UUID) -> Principal:
         """Stop all keys of a principal, from now on and for good. Idempotent.
@@ -86,29 +96,29 @@ class Principals:
         Raises:
             NotFound: no such principal.
         """
-        with self._database.transaction() as connection:
+        broken = self._seals.refusing(NotFound("principal"))
+        with broken, self._database.transaction() as connection:
+            row = self._seals.locked_principal(connection, principal_id)
             # The event first: a principal may disable itself, and then writes no events.
             detail = {"principal": str(principal_id)}
             record(connection, AccessEvent(EventType.PRINCIPAL_DISABLED, actor, detail=detail))
-            row = connection.execute(
-                update(principals)
-                .where(principals.c.id == principal_id)
-                .values(disabled_at=func.coalesce(principals.c.disabled_at, func.now()))
-                .returning(principals)
-            ).one_or_none()
-            if row is None:
-                raise NotFound("principal")
+            if row.disabled_at is None:
+                now = connection.execute(select(func.now())).scalar_one()
+                row = self._seals.change_principal(connection, row, disabled_at=now)
         return _principal(row)
 
 
-def insert_principal(connection: Connection, new: NewPrincipal) -> Principal:
-    """Add a principal in the caller's transaction. Raises: DuplicateRow at once."""
-    values = {
+def insert_principal(connection: Connection, seals: Seals, new: NewPrincipal) -> Principal:
+    """Add a principal in the caller's transaction. Raises: DuplicateRow at once; KeyServiceUnavailable."""
+    row = {
         "id": uuid4(),
         "name": new.name,
         "department": new.department,
         "scopes": sorted(scope.value for scope in new.scopes),
+        "disabled_at": None,
+        "authority_epoch": 1,
     }
+    values = {**row, **seals.sealed(connection, PRINCIPALS, row)}
     return _principal(
         connection.execute(insert(principals).values(values).returning(principals)).one()
     )
@@ -125,10 +135,10 @@ def _principal(row: Row[Any]) -> Principal:
     )
 
 
-_PRINCIPALS = Listing(
+_PRINCIPALS = Listing[Row[Any]](
     name="principals",
     sort_key=(principals.c.created_at, principals.c.id),
     kinds=(datetime, UUID),
-    place=lambda principal: (principal.created_at, principal.id),
-    shape=_principal,
+    place=lambda row: (row.created_at, row.id),
+    shape=lambda row: row,
 )

@@ -75,6 +75,11 @@ class EventType(StrEnum):
     SWEEP_HELD = "worker:sweep:held"
     SWEEP_CONFIRMED = "api:sweep:confirmed"
     ORPHANS_REMOVED = "api:orphans:removed"
+    SEAL_BROKEN_MET = "api:authority:seal-broken"
+    SEAL_BROKEN_SEEN = "worker:authority:seal-broken"
+    AUTHORITY_SEALED = "api:authority:sealed"
+    FINDINGS_LISTED = "api:findings:listed"
+    ACCESS_EXPLAINED = "api:access:explained"
     CREDENTIAL_REFUSED = "api:credential:refused"
     ACT_DENIED = "api:act:denied"
 

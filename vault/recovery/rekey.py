@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 
 from keymgmt.errors import DecryptionFailed
 from keymgmt.provider import KeyProvider, Purpose
@@ -18,7 +18,7 @@ from vault.entries import Entries, Entry
 from vault.keks import Keks
 from vault.recovery.epochkeys import EpochKeys
 from vault.recovery.restore import Restore, StoredVersion
-from vault.tables import kek_versions, signing_keys
+from vault.tables import api_keys, kek_versions, principals, seal_keys, signing_keys
 from vault.walk import BATCH
 
 Report = Callable[[StoredVersion, bool], None]
@@ -56,6 +56,7 @@ class Rekey:
         while batch := list(islice(opened, BATCH)):
             done += self._entries.put_wrapped_keys(batch)
         self._retire_signing_key()
+        self._drop_seals()
         return done
 
     def _go_on_above_known_versions(self) -> None:
@@ -80,3 +81,9 @@ class Rekey:
         """Its private half was lost with the KMS; its public one still tells what it signed."""
         in_use = signing_keys.c.retired_at.is_(None)
         self._database.execute(update(signing_keys).where(in_use).values(retired_at=func.now()), {})
+
+    def _drop_seals(self) -> None:
+        """Their key was lost with the KMS too: the next start takes the rows over as they are."""
+        for table in (api_keys, principals):
+            self._database.execute(update(table).values(seal=None, seal_key_id=None), {})
+        self._database.execute(delete(seal_keys), {})

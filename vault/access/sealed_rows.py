@@ -1,0 +1,154 @@
+"""What is sealed of a row that gives authority, as bytes of which no two rows share any.
+
+```
+"strongroom/authority/v1"   23 bytes: the version of this encoding
+field                       vault id (U)
+field                       name of the table (S)
+field …                     the columns below, in their order
+```
+A field is its kind, one ASCII letter, the length of its body, 4 bytes big-endian, and the body:
+
+```
+N   NULL; empty                        I   integer; 8 bytes, two's complement, big-endian
+S   text; UTF-8                        M   moment; microseconds since 1970 UTC, as I
+B   bytes                              U   UUID; 16 bytes (RFC 9562 §4)
+L   array; its elements, each a field
+```
+Arrays count as they are stored: the same scopes in another order are another row. A column more means a new
+version of the encoding, and sealing every row anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Column, Table
+
+from vault.tables import api_keys, principals
+
+_TAG: Final = b"strongroom/authority/v1"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, eq=False)
+class SealedTable:
+    """A table whose rows are sealed; itself and nothing else is equal to it.
+
+    Attributes:
+        columns: the sealed ones, in the order of the encoding; the first is the row's id.
+    """
+
+    table: Table
+    columns: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The table's name, which is sealed too."""
+        return self.table.name
+
+    def sealed_columns(self) -> list[Column[Any]]:
+        """The sealed columns, then `seal` and `seal_key_id`."""
+        return [self.table.c[name] for name in (*self.columns, "seal", "seal_key_id")]
+
+    def row_of(self, values: Sequence[Any]) -> SealedRow:
+        """The row of what a SELECT of `sealed_columns` gave."""
+        return SealedRow(self, tuple(values[:-2]), values[-2], values[-1])
+
+    def row_from(self, found: Any) -> SealedRow:
+        """The row of a SELECT of the whole table."""
+        values = tuple(self.by_name(found).values())
+        return SealedRow(self, values, found.seal, found.seal_key_id)
+
+    def by_name(self, found: Any) -> dict[str, Any]:
+        """The sealed columns of a SELECT of the whole table."""
+        return {name: getattr(found, name) for name in self.columns}
+
+
+@dataclass(frozen=True)
+class SealedRow:
+    """The sealed columns of one row, and the seal that it bears.
+
+    Attributes:
+        seal, seal_key_id: None on a row that bears none.
+    """
+
+    table: SealedTable
+    values: tuple[Any, ...]
+    seal: bytes | None
+    seal_key_id: str | None
+
+    @property
+    def id(self) -> str:
+        """The row's id as text."""
+        return str(self.values[0])
+
+    @property
+    def epoch(self) -> int:
+        """The authority epoch, the last of the sealed columns."""
+        epoch: int = self.values[-1]
+        return epoch
+
+    def value(self, column: str) -> Any:
+        """One sealed column's value."""
+        return self.values[self.table.columns.index(column)]
+
+    def encoded(self, vault_id: UUID) -> bytes:
+        """What is sealed of it."""
+        return encode(vault_id, self.table.name, self.values)
+
+
+PRINCIPALS: Final = SealedTable(
+    principals, ("id", "name", "department", "scopes", "disabled_at", "authority_epoch")
+)
+"""Not sealed: `created_at`, by which lists are sorted and nothing is decided."""
+
+API_KEYS: Final = SealedTable(
+    api_keys,
+    (
+        "id",
+        "principal_id",
+        "secret_sha256",
+        "scopes",
+        "expires_at",
+        "revoked_at",
+        "authority_epoch",
+    ),
+)
+"""Not sealed: `created_at`, and `last_used_at`, which is written at each use and gives nothing."""
+
+
+def encode(vault_id: UUID, table: str, values: Sequence[Any]) -> bytes:
+    """The bytes that a seal covers. Raises: TypeError: a value of a kind that no sealed column has."""
+    return _TAG + _field(vault_id) + _field(table) + b"".join(map(_field, values))
+
+
+def _field(value: Any) -> bytes:
+    kind, body = _kind_and_body(value)
+    return kind + len(body).to_bytes(4, "big") + body
+
+
+def _kind_and_body(value: Any) -> tuple[bytes, bytes]:  # noqa: PLR0911 (one line for each kind)
+    if value is None:
+        return b"N", b""
+    if isinstance(value, str):
+        return b"S", value.encode()
+    if isinstance(value, list | tuple):
+        return b"L", b"".join(map(_field, value))
+    if isinstance(value, UUID):
+        return b"U", value.bytes
+    if isinstance(value, bytes | memoryview):
+        return b"B", bytes(value)
+    if isinstance(value, datetime):
+        return b"M", _integer((value - _EPOCH) // _MICROSECOND)
+    if isinstance(value, int):
+        return b"I", _integer(value)
+    raise TypeError(f"no sealed column holds {type(value).__name__}")
+
+
+def _integer(value: int) -> bytes:
+    return value.to_bytes(8, "big", signed=True)

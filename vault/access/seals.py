@@ -1,0 +1,179 @@
+"""Seals of the rows that give authority: principals and API keys.
+
+Each bears the MAC of what it holds (`sealed_rows`), under a key that a writer to the database does not have.
+It is checked each time the row is used. A row without its seal is refused as if it were not there, alarmed,
+and a finding.
+
+A MAC alone does not show that an *older* row, sealed in its time, was put back. So both tables carry an
+*authority epoch*: revoking a key or disabling a principal raises the principal's, and seals all its keys that
+live on under the new one. A key put back alone, or a principal put back alone, differs from the other in its
+epoch. A principal put back together with all its keys is noticed only by a process that has seen a newer
+epoch of it since its start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, select, update
+
+from vault.access.findings import Findings, SealBroken
+from vault.access.seal_keys import SealKeys
+from vault.access.sealed_rows import API_KEYS, PRINCIPALS, SealedRow, SealedTable, encode
+from vault.errors import NotFound, VaultError
+from vault.tables import api_keys, principals
+
+_PRINCIPALS_REMEMBERED: Final = 100_000
+_REHEARSED: Final = (UUID(int=0), "rehearsal", None, ["read", "write"], None, 1)
+
+
+class OlderThanSeen(SealBroken):
+    """A principal of an older authority epoch than this process has seen."""
+
+
+class Seals:
+    """Seals and checks the rows of one vault. Safe for threads."""
+
+    def __init__(self, vault_id: UUID, keys: SealKeys, findings: Findings) -> None:
+        self._vault_id = vault_id
+        self._keys = keys
+        self._findings = findings
+        self._newest: OrderedDict[Any, int] = OrderedDict()
+
+    def check(self, row: SealedRow) -> None:
+        """Return if the row bears its seal.
+
+        Raises:
+            SealBroken: it does not, or, as `OlderThanSeen`, its principal was newer before.
+            KeyServiceUnavailable, DatabaseUnavailable: it cannot be told now.
+        """
+        try:
+            message = row.encoded(self._vault_id)
+        except (TypeError, ValueError, OverflowError):  # the table itself was altered
+            raise _broken(row, repr(row.values).encode()) from None
+        key = self._keys.find(row.seal_key_id) if row.seal_key_id else None
+        if key is None or not key.matches(message, bytes(row.seal or b"")):
+            raise _broken(row, message)
+        if row.table is PRINCIPALS:
+            self._refuse_older(row, message)
+
+    def check_key(self, key: SealedRow, principal_epoch: int) -> None:
+        """Return if an API key's row bears its seal, of its principal's epoch if it is not revoked.
+
+        Raises: as `check`.
+        """
+        self.check(key)
+        if key.value("revoked_at") is None and key.epoch != principal_epoch:
+            raise _broken(key, key.encoded(self._vault_id) + str(principal_epoch).encode())
+
+    def is_sound(self, row: SealedRow, principal_epoch: int | None = None) -> bool:
+        """Whether a row of a list bears its seal; if not, it is a finding. Raises: as `check`.
+
+        Args:
+            principal_epoch: where it is an API key, its principal's.
+        """
+        try:
+            if principal_epoch is None:
+                self.check(row)
+            else:
+                self.check_key(row, principal_epoch)
+        except SealBroken as exc:
+            self._findings.remember(exc)
+            return False
+        return True
+
+    def rehearse(self) -> None:
+        """Cost what a check costs, for a key that is not there."""
+        message = encode(self._vault_id, PRINCIPALS.name, _REHEARSED)
+        hashlib.sha256(message + message).digest()
+
+    @contextmanager
+    def refusing(self, answer: VaultError) -> Iterator[None]:
+        """Raise `answer` where a row within does not bear its seal; alarm, and remember it.
+
+        To be opened around the transaction, not within: what that did is rolled back before.
+        """
+        try:
+            yield
+        except SealBroken as exc:
+            self._findings.remember(exc)
+            raise answer from None
+
+    def sealed(
+        self, connection: Connection, table: SealedTable, row: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The seal of a row, as values for its columns `seal` and `seal_key_id`.
+
+        Raises: SealsLost, KeyServiceUnavailable.
+        """
+        key = self._keys.in_use(connection)
+        message = encode(self._vault_id, table.name, [row[name] for name in table.columns])
+        return {"seal": key.seal(message), "seal_key_id": key.id}
+
+    def locked_principal(self, connection: Connection, principal_id: UUID) -> Row[Any]:
+        """A principal that bears its seal, locked. Raises: NotFound, SealBroken."""
+        found = connection.execute(
+            select(principals).where(principals.c.id == principal_id).with_for_update()
+        ).one_or_none()
+        if found is None:
+            raise NotFound("principal")
+        self.check(PRINCIPALS.row_from(found))
+        return found
+
+    def change_principal(
+        self, connection: Connection, principal: Row[Any], **changed: Any
+    ) -> Row[Any]:
+        """Change a locked principal under the next epoch, and take its keys that are not revoked along."""
+        changed = {**changed, "authority_epoch": principal.authority_epoch + 1}
+        seal = self.sealed(connection, PRINCIPALS, {**PRINCIPALS.by_name(principal), **changed})
+        updated = connection.execute(
+            update(principals)
+            .where(principals.c.id == principal.id)
+            .values(**changed, **seal)
+            .returning(principals)
+        ).one()
+        unrevoked = (api_keys.c.principal_id == principal.id) & api_keys.c.revoked_at.is_(None)
+        locked = select(api_keys).where(unrevoked).order_by(api_keys.c.id).with_for_update()
+        for key in connection.execute(locked).fetchall():
+            # One that does not bear its seal is left as it is, and met by whoever uses it.
+            with suppress(SealBroken):
+                self.check_key(API_KEYS.row_from(key), principal.authority_epoch)
+                self.change_key(connection, key, authority_epoch=updated.authority_epoch)
+        return updated
+
+    def change_key(self, connection: Connection, key: Row[Any], **changed: Any) -> Row[Any]:
+        """Change a locked API key that was checked."""
+        seal = self.sealed(connection, API_KEYS, {**API_KEYS.by_name(key), **changed})
+        return connection.execute(
+            update(api_keys)
+            .where(api_keys.c.id == key.id)
+            .values(**changed, **seal)
+            .returning(api_keys)
+        ).one()
+
+    def _refuse_older(self, row: SealedRow, message: bytes) -> None:
+        newest = self._newest.get(row.values[0], 0)
+        if row.epoch < newest:
+            raise OlderThanSeen(row.table.name, row.id, _state(row, message))
+        self._newest[row.values[0]] = row.epoch
+        while len(self._newest) > _PRINCIPALS_REMEMBERED:
+            self._newest.popitem(last=False)
+
+
+def unreadable(table: SealedTable, row_id: object) -> SealBroken:
+    """For a row with a value that Python has no form for, as a year before 1: we never wrote that."""
+    row = SealedRow(table, (row_id,), None, None)
+    return _broken(row, f"unreadable {table.name} {row_id}".encode())
+
+
+def _broken(row: SealedRow, message: bytes) -> SealBroken:
+    return SealBroken(row.table.name, row.id, _state(row, message))
+
+
+def _state(row: SealedRow, message: bytes) -> bytes:
+    return hashlib.sha256(message + bytes(row.seal or b"")).digest()
