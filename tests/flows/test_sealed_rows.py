@@ -594,8 +594,9 @@ def test_who_removes_all_seals_and_the_seal_key_stops_the_start(
     with pytest.raises(SealsLost, match="adopt-authority"), build(services.settings):
         pass
     # An operator who has looked at the rows says so.
-    with build(services.settings, adopt_authority=True):
-        pass
+    adopted = CliRunner().invoke(app, ["adopt-authority"], "y\n", environment(services.settings))
+    assert adopted.exit_code == 0, adopted.output + adopted.stderr
+    assert "are sealed" in adopted.stdout
     with build(services.settings) as fresh, running(fresh, of=service) as again:
         assert again.admin.get("/v1/principals").is_success
     assert events(owner, "api:authority:sealed") == 1
@@ -682,7 +683,26 @@ def test_another_kms_does_not_make_the_rows_be_adopted(
         pass
 
 
-def test_the_command_that_adopts_asks_first() -> None:
-    asked = CliRunner().invoke(app, ["adopt-authority"], input="n\n")
+@only_keyring
+def test_who_says_no_adopts_nothing(services: Services, owner: Engine) -> None:
+    with running(services) as service:
+        _, token = application(service)
+    run(owner, "UPDATE api_keys SET scopes = '{admin}' WHERE id = :k", k=key_id(token))
+    asked = CliRunner().invoke(app, ["adopt-authority"], "n\n", environment(services.settings))
     assert asked.exit_code == 1
     assert "as they should be" in asked.output
+    with build(services.settings) as fresh, running(fresh, of=service) as again:
+        assert is_refused_as_unknown(again, token)
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The settings of a test as a command meets them."""
+    assert settings.database_url is not None
+    return {
+        "STRONGROOM_HOME": str(settings.home),
+        "STRONGROOM_DATABASE_URL": settings.database_url.get_secret_value(),
+        "STRONGROOM_DATABASE_STANDBY": "managed",
+        "STRONGROOM_SITES__A__PATH": str(settings.sites.a.path),
+        "STRONGROOM_SITES__B__PATH": str(settings.sites.b.path),
+        "STRONGROOM_KMS__KEY_FILE": str(settings.kms.key_file),
+    }

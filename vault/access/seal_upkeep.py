@@ -108,9 +108,10 @@ class SealUpkeep:
 
     def _is_as_sealed(self, table: SealedTable, query: Select[Any], row_id: Any) -> bool:
         try:
-            self._check(table, query, row_id)
-        except OlderThanSeen:
-            return True  # this look may be older than what was seen beside it; the next one tells
+            try:
+                self._check(table, query, row_id)
+            except OlderThanSeen:
+                self._check(table, query, row_id)
         except SealBroken as exc:
             self._findings.remember(exc, FoundBy.WORKER)
             return False

@@ -33,7 +33,11 @@ _REHEARSED: Final = (UUID(int=0), "rehearsal", None, ["read", "write"], None, 1)
 
 
 class OlderThanSeen(SealBroken):
-    """A principal of an older authority epoch than this process has seen."""
+    """A principal of an older authority epoch than this process has seen.
+
+    Refused at once. Another thread may have read a newer row after this one's statement began, so it becomes
+    a finding only where the row is read a second time: at authentication, and by the worker.
+    """
 
 
 class Seals:
@@ -83,7 +87,7 @@ class Seals:
             else:
                 self.check_key(row, principal_epoch)
         except SealBroken as exc:
-            self._findings.remember(exc)
+            self._remember(exc)
             return False
         return True
 
@@ -101,7 +105,7 @@ class Seals:
         try:
             yield
         except SealBroken as exc:
-            self._findings.remember(exc)
+            self._remember(exc)
             raise answer from None
 
     def sealed(
@@ -156,11 +160,15 @@ class Seals:
             .returning(api_keys)
         ).one()
 
+    def _remember(self, broken: SealBroken) -> None:
+        if not isinstance(broken, OlderThanSeen):
+            self._findings.remember(broken)
+
     def _refuse_older(self, row: SealedRow, message: bytes) -> None:
         newest = self._newest.get(row.values[0], 0)
         if row.epoch < newest:
             raise OlderThanSeen(row.table.name, row.id, _state(row, message))
-        self._newest[row.values[0]] = row.epoch
+        self._newest[row.values[0]] = max(row.epoch, self._newest.get(row.values[0], 0))
         while len(self._newest) > _PRINCIPALS_REMEMBERED:
             self._newest.popitem(last=False)
 
