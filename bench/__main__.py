@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from bench import keys, large, manykeys, memory, pages, secondwall, sites, small
+from bench import authority, keys, large, manykeys, memory, pages, secondwall, sites, small
 from bench.plan import FULL, QUICK, Plan
 from bench.result import Result, as_table
 from bench.world import World, open_world
@@ -27,6 +27,7 @@ BENCHES: Final[dict[str, Callable[[World, Plan], Iterator[Result]]]] = {
     "lag": sites.lag,
     "resync": sites.resync,
     "merge": sites.merge,
+    "authority": authority.run,
 }
 
 
