@@ -61,6 +61,8 @@ SHARED: Final = {
     "recovery_keys": "public keys",
     "recovery_epochs": "numbers; every upload asks for the newest",
     "signing_keys": "public keys, and seeds sealed under the KMS",
+    "seal_keys": "sealed under the KMS; every caller is recognised with them",
+    "findings": "what is wrong with principals and API keys, which belong to no department",
 }
 """Tables without row-level security, and why: nothing in them belongs to a department. A table that is not
 here has to have policies (docs/access.md); a test reads the catalogue."""

@@ -5,31 +5,40 @@ from __future__ import annotations
 import hashlib
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
+from alembic import command
 from pydantic import SecretStr
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import make_url
 from typer.testing import CliRunner
 
+import migrations
 from api import metrics
 from api.bootstrap import Services, build
 from api.cli import app
 from api.embedded import DatabaseUrls, EmbeddedPostgres
 from api.settings import KmsSettings, Settings, Sites, SiteSettings
 from keymgmt.provider import Purpose
+from migrations.run import configured
 from tests.api.helpers import upload
 from tests.api.test_callers import issue, status_with, with_checksum
 from tests.flows.test_cli import Cli
 from tests.running import RunningService, running
 from vault.access.seal_keys import SealsLost
+from vault.accesslog.event import Actor
+
+ROLES = Path(migrations.__file__).with_name("roles.sql")
 
 only_keyring = pytest.mark.parametrize("kms", ["keyring"], indirect=True)
 """What never reaches the KMS is tried with one kind of it."""
@@ -254,14 +263,7 @@ def other_database(postgres: EmbeddedPostgres, template: str) -> Iterator[Databa
         connection.execute(
             text(f"CREATE DATABASE {name} TEMPLATE {template} OWNER strongroom_owner")
         )
-    urls = DatabaseUrls(
-        **{
-            role: make_url(getattr(postgres.urls, role))
-            .set(database=name)
-            .render_as_string(hide_password=False)
-            for role in ("owner", "service", "sequencer")
-        }
-    )
+    urls = _urls(postgres, name)
     engine = create_engine(urls.owner)
     run(engine, "UPDATE vault_identity SET vault_id = gen_random_uuid()")
     engine.dispose()
@@ -269,6 +271,17 @@ def other_database(postgres: EmbeddedPostgres, template: str) -> Iterator[Databa
     with admin.connect() as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
     admin.dispose()
+
+
+def _urls(postgres: EmbeddedPostgres, name: str) -> DatabaseUrls:
+    return DatabaseUrls(
+        **{
+            role: make_url(getattr(postgres.urls, role))
+            .set(database=name)
+            .render_as_string(hide_password=False)
+            for role in ("owner", "service", "sequencer")
+        }
+    )
 
 
 # Older rows, sealed in their time
@@ -425,6 +438,20 @@ def test_a_finding_is_written_once_for_each_state_and_alarmed_each_time(
 
 
 @only_keyring
+def test_a_finding_that_somebody_deleted_is_soon_back(
+    service: RunningService, owner: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, token = application(service)
+    run(owner, "UPDATE api_keys SET scopes = '{read,write}' WHERE id = :k", k=key_id(token))
+    status_with(service, f"Bearer {token}")
+    run(owner, "DELETE FROM findings")
+    later = time.monotonic() + 61
+    monkeypatch.setattr(service.services.findings, "_clock", lambda: later)
+    status_with(service, f"Bearer {token}")
+    assert findings(service) == {("api_keys", key_id(token))}
+
+
+@only_keyring
 def test_the_worker_finds_a_forged_row_that_nobody_used(
     service: RunningService, owner: Engine
 ) -> None:
@@ -569,6 +596,36 @@ def test_callers_go_on_while_the_kms_is_away(
         assert status_with(other, f"Bearer {unused}").status_code == 200
 
 
+@only_keyring
+def test_no_sound_row_is_taken_for_a_forged_one_while_all_are_sealed_anew(
+    service: RunningService, owner: Engine
+) -> None:
+    principal, stable = application(service)
+    actor = Actor(service.services.api_keys.authenticate(service.admin_key), "test")
+    api_keys, seals_over = service.services.api_keys, threading.Event()
+
+    def authenticate() -> int:
+        times = 0
+        while not seals_over.is_set():
+            api_keys.authenticate(stable)
+            times += 1
+        return times
+
+    with ThreadPoolExecutor(4) as pool:
+        running_ = [pool.submit(authenticate) for _ in range(4)]
+        try:
+            for turn in range(12):
+                issued = api_keys.issue(actor, UUID(principal))
+                if turn % 3 == 0:
+                    service.services.seal_upkeep.rotate(actor)
+                api_keys.revoke(actor, issued.key.id)
+        finally:
+            seals_over.set()
+        assert all(each.result() > 10 for each in running_)
+    assert findings(service) == set()
+    assert service.services.seal_upkeep.look_at_all() == 0
+
+
 # The start
 
 
@@ -627,6 +684,53 @@ def test_the_first_start_after_the_migration_seals_the_rows_that_are_there_once(
         )
         assert again.services.seal_upkeep.look_at_all() == 1
     assert events(owner, "api:authority:sealed") == 1
+
+
+@only_keyring
+def test_a_vault_of_the_release_before_is_migrated_and_taken_over(
+    settings: Settings, postgres: EmbeddedPostgres, empty_database: DatabaseUrls
+) -> None:
+    owner = create_engine(empty_database.owner)
+    command.upgrade(configured(owner), "0004")
+    secret, mine = secrets.token_urlsafe(32), "abcdef0123456789"
+    run(
+        owner,
+        "INSERT INTO principals (id, name, department, scopes) "
+        "VALUES (gen_random_uuid(), 'administrator', NULL, '{admin}')",
+    )
+    run(
+        owner,
+        "INSERT INTO api_keys (id, principal_id, secret_sha256, scopes) "
+        "SELECT :mine, id, :digest, scopes FROM principals",
+        mine=mine,
+        digest=hashlib.sha256(secret.encode()).digest(),
+    )
+    command.upgrade(configured(owner), "head")
+    given = {"database_url": SecretStr(empty_database.service)}
+    token = with_checksum(f"sr_{mine}_{secret}")
+    for _ in range(2):
+        with build(settings.model_copy(update=given)) as services:
+            assert services.api_keys.authenticate(token).name == "administrator"
+    assert events(owner, "api:authority:sealed") == 1
+    owner.dispose()
+
+
+@pytest.fixture
+def empty_database(postgres: EmbeddedPostgres) -> Iterator[DatabaseUrls]:
+    """A database before its first migration."""
+    name = f"empty_{secrets.token_hex(4)}"
+    superuser = make_url(postgres.superuser_url)
+    admin = create_engine(superuser.set(database="postgres"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} OWNER strongroom_owner"))
+    inside = create_engine(superuser.set(database=name))
+    with inside.begin() as connection:
+        connection.exec_driver_sql(ROLES.read_text().replace("%", "%%"))
+    inside.dispose()
+    yield _urls(postgres, name)
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
 
 
 def keyring_from_before(settings: Settings) -> None:

@@ -27,7 +27,7 @@ from sqlalchemy import Connection, Row, bindparam, func, insert, literal, or_, s
 from vault.access.findings import Findings, SealBroken
 from vault.access.policy import Caller, Scope
 from vault.access.sealed_rows import API_KEYS, PRINCIPALS
-from vault.access.seals import OlderThanSeen, Seals, unreadable
+from vault.access.seals import PerhapsStale, Seals, unreadable
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.database import SharedDatabase
 from vault.errors import CredentialRevoked, InvalidValue, NotFound, TooManyKeys
@@ -192,8 +192,7 @@ class ApiKeys:
         for attempt in range(2):
             try:
                 return self._checked_rows(api_key_id)
-            except OlderThanSeen as exc:
-                # Another thread may have read a newer row after this one's statement began: look again.
+            except PerhapsStale as exc:
                 if attempt:
                     raise self._refused(exc, api_key_id) from None
             except SealBroken as exc:

@@ -88,11 +88,16 @@ class Explanations:
     def _find(self, connection: Connection, who: str) -> tuple[Row[Any], Row[Any] | None]:
         key = _key_of(connection, who)
         asked = principals.c.id == key.principal_id if key else _is_principal(who)
-        principal = connection.execute(select(principals).where(asked)).one_or_none()
+        query = select(principals).where(asked).with_for_update(read=True)
+        principal = connection.execute(query).one_or_none()
         if principal is None:
             raise NotFound(_UNKNOWN)
         self._seals.check(PRINCIPALS.row_from(principal))
         if key is not None:
+            # Again, under the principal's lock: both are of one epoch then.
+            key = _key_of(connection, who)
+            if key is None:
+                raise NotFound(_UNKNOWN)
             self._seals.check_key(API_KEYS.row_from(key), principal.authority_epoch)
         return principal, key
 

@@ -7,6 +7,7 @@ alarmed each time it is met. Does not handle: what comes of a finding; a person 
 from __future__ import annotations
 
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ from vault.paging import Listing, PageRequest
 from vault.tables import findings
 
 _REMEMBERED: Final = 10_000
-"""Findings that a process knows to be written: meeting one again costs no more than any other refusal."""
+_REMEMBERED_SECONDS: Final = 60.0
+"""How many findings a process takes to be written, and how long: meeting one again costs no more than any
+other refusal, and one that somebody deleted is soon back."""
 
 _ID_LENGTH: Final = 64
 """The longest id that we make has 36 characters; one that was written by SQL may have any number."""
@@ -88,11 +91,17 @@ class SealBroken(Exception):
 class Findings:
     """The findings of this vault."""
 
-    def __init__(self, database: SharedDatabase, alarm: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        database: SharedDatabase,
+        alarm: Callable[[], object],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`alarm` is called each time that a broken seal is met."""
         self._database = database
         self._alarm = alarm
-        self._written: OrderedDict[bytes, None] = OrderedDict()
+        self._clock = clock
+        self._written: OrderedDict[bytes, float] = OrderedDict()
 
     def remember(self, broken: SealBroken, found_by: FoundBy = FoundBy.API) -> None:
         """Alarm, and write finding and event unless they are there. Raises: DatabaseUnavailable."""
@@ -101,9 +110,9 @@ class Findings:
             "a row of %s with the id %r does not bear its seal: it was written behind the service's back",
             *(broken.subject, broken.subject_id),
         )
-        if broken.state_sha256 not in self._written:
+        if self._clock() >= self._written.get(broken.state_sha256, 0.0):
             self._write(broken, found_by)
-            self._written[broken.state_sha256] = None
+            self._written[broken.state_sha256] = self._clock() + _REMEMBERED_SECONDS
             while len(self._written) > _REMEMBERED:
                 self._written.popitem(last=False)
 

@@ -19,7 +19,7 @@ from vault.access.findings import Findings, FoundBy, SealBroken
 from vault.access.policy import Action
 from vault.access.seal_keys import SealKeys, SealsLost
 from vault.access.sealed_rows import API_KEYS, PRINCIPALS, SealedTable
-from vault.access.seals import OlderThanSeen, Seals, unreadable
+from vault.access.seals import PerhapsStale, Seals, unreadable
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.database import SharedDatabase
 from vault.tables import api_keys, principals
@@ -110,7 +110,7 @@ class SealUpkeep:
         try:
             try:
                 self._check(table, query, row_id)
-            except OlderThanSeen:
+            except PerhapsStale:
                 self._check(table, query, row_id)
         except SealBroken as exc:
             self._findings.remember(exc, FoundBy.WORKER)

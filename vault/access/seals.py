@@ -32,11 +32,11 @@ _PRINCIPALS_REMEMBERED: Final = 100_000
 _REHEARSED: Final = (UUID(int=0), "rehearsal", None, ["read", "write"], None, 1)
 
 
-class OlderThanSeen(SealBroken):
-    """A principal of an older authority epoch than this process has seen.
+class PerhapsStale(SealBroken):
+    """A principal of an older authority epoch than this process has seen, or a seal key that is not there.
 
-    Refused at once. Another thread may have read a newer row after this one's statement began, so it becomes
-    a finding only where the row is read a second time: at authentication, and by the worker.
+    Refused at once. But the row may have been read just before it was changed, or sealed anew, and judged
+    after; so it becomes a finding only where it is read a second time: at authentication, and by the worker.
     """
 
 
@@ -53,15 +53,19 @@ class Seals:
         """Return if the row bears its seal.
 
         Raises:
-            SealBroken: it does not, or, as `OlderThanSeen`, its principal was newer before.
+            SealBroken: it does not; as `PerhapsStale`, it may just have been read too early.
             KeyServiceUnavailable, DatabaseUnavailable: it cannot be told now.
         """
         try:
             message = row.encoded(self._vault_id)
         except (TypeError, ValueError, OverflowError):  # the table itself was altered
             raise _broken(row, repr(row.values).encode()) from None
-        key = self._keys.find(row.seal_key_id) if row.seal_key_id else None
-        if key is None or not key.matches(message, bytes(row.seal or b"")):
+        if not row.seal or not row.seal_key_id:
+            raise _broken(row, message)
+        key = self._keys.find(row.seal_key_id)
+        if key is None:
+            raise PerhapsStale(row.table.name, row.id, _state(row, message))
+        if not key.matches(message, bytes(row.seal)):
             raise _broken(row, message)
         if row.table is PRINCIPALS:
             self._refuse_older(row, message)
@@ -161,13 +165,13 @@ class Seals:
         ).one()
 
     def _remember(self, broken: SealBroken) -> None:
-        if not isinstance(broken, OlderThanSeen):
+        if not isinstance(broken, PerhapsStale):
             self._findings.remember(broken)
 
     def _refuse_older(self, row: SealedRow, message: bytes) -> None:
         newest = self._newest.get(row.values[0], 0)
         if row.epoch < newest:
-            raise OlderThanSeen(row.table.name, row.id, _state(row, message))
+            raise PerhapsStale(row.table.name, row.id, _state(row, message))
         self._newest[row.values[0]] = max(row.epoch, self._newest.get(row.values[0], 0))
         while len(self._newest) > _PRINCIPALS_REMEMBERED:
             self._newest.popitem(last=False)
