@@ -55,7 +55,7 @@ def run(world: World, plan: Plan) -> Iterator[Result]:
     """The three costs, each beside what is left without it."""
     with build(_settings(world)) as services:
         shown: list[str] = []
-        create_once(services.database, services.seals, DEMO, shown.append)
+        create_once(services.database.as_shared(), services.seals, DEMO, shown.append)
         yield from _looked_up(services, shown[0], plan)
         yield _remembered(services, shown[0], plan)
     yield _decided(plan)
@@ -64,7 +64,7 @@ def run(world: World, plan: Plan) -> Iterator[Result]:
 def _looked_up(services: Services, token: str, plan: Plan) -> Iterator[Result]:
     seals = services.seals
     floor = ApiKeys(
-        services.database,
+        services.database.as_shared(),
         _Unchecked(seals._vault_id, seals._keys, seals._findings),
         services.findings,
     )
@@ -77,7 +77,7 @@ def _looked_up(services: Services, token: str, plan: Plan) -> Iterator[Result]:
         ours=checked,
         target=None,
     )
-    rows = services.database.execute(_AUTHENTICATE, {"key": parse(token)[0]})[0]
+    rows = services.database.as_shared().execute(_AUTHENTICATE, {"key": parse(token)[0]})[0]
     key = API_KEYS.row_of(rows[:_KEY_WIDTH])
     principal = PRINCIPALS.row_of(rows[_KEY_WIDTH : _KEY_WIDTH + _PRINCIPAL_WIDTH])
     encoded = b"".join(row.encoded(services.vault_id) for row in (key, principal))
