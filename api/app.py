@@ -17,9 +17,9 @@ from starlette.responses import Response
 
 from api import errors, metrics
 from api.auth import Authenticator, describe_permissions, refuse_undeclared_routes
-from api.bootstrap import Services
 from api.request import RequestScope
 from api.routers import access, administration, contents, documents, health, keys, sites
+from api.services import Services
 from vault.accesslog.event import AccessEvent, EventType
 from vault.errors import NotAllowed, NotFound, VaultError
 

@@ -10,9 +10,10 @@ from sqlalchemy import text
 from typing_extensions import override
 
 from api import health
-from api.bootstrap import Services, UnsafeStart, build
+from api.bootstrap import UnsafeStart, build
 from api.embedded import EmbeddedDatabaseError
 from api.home import HomeInUse, lock_home
+from api.services import Services
 from api.settings import KmsKind, Settings, SettingsError, is_loopback
 from keymgmt.errors import KeyManagementError
 from keymgmt.provider import KeyProvider, Purpose

@@ -10,7 +10,7 @@ from functools import partial
 from sqlalchemy import text
 
 from api import metrics
-from api.bootstrap import Services
+from api.services import Services
 from keymgmt.errors import KeyManagementError
 from vault.errors import DatabaseUnavailable, SiteFenced, VaultError
 from vault.objects.store import StoreError

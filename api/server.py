@@ -14,7 +14,7 @@ import uvicorn
 from typing_extensions import override
 
 from api.app import create_app
-from api.bootstrap import Services
+from api.services import Services
 from api.settings import Settings, SettingsError
 from api.worker import Worker
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final
 
 from api import metrics, sitemetrics
-from api.bootstrap import Services
+from api.services import Services
 from keymgmt.errors import KeyManagementError
 from replication.worker import ANY_SIZE, SMALL_FIRST, ReplicationWorker, SmallWork
 from vault.errors import JobUnderWay, VaultError

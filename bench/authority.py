@@ -19,8 +19,9 @@ from pydantic import SecretStr
 from typing_extensions import override
 
 from api.auth import Authenticator
-from api.bootstrap import Services, build
+from api.bootstrap import build
 from api.first_start import DEMO, create_once
+from api.services import Services
 from api.settings import DatabaseStandby, KmsSettings, Settings, Sites, SiteSettings
 from bench.plan import Plan
 from bench.result import Result, at_most, in_turns

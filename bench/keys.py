@@ -17,8 +17,9 @@ from uuid import UUID, uuid4
 from pydantic import SecretStr
 from sqlalchemy import Engine, create_engine, text
 
-from api.bootstrap import Services, build
+from api.bootstrap import build
 from api.embedded import DatabaseUrls
+from api.services import Services
 from api.settings import KmsKind, KmsRole, KmsRoles, KmsSettings, Settings, Sites, SiteSettings
 from bench import payload
 from bench.plan import Plan

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import psutil  # type: ignore[import-untyped]  # it ships no types
 
-from api.bootstrap import Services
+from api.services import Services
 from bench.keys import PREFIX, fill, job_seconds, key_services, owner_engine, vault_server
 from bench.memory import peak_mib
 from bench.plan import Plan

@@ -16,7 +16,8 @@ from minio import Minio
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from api.bootstrap import Services, build
+from api.bootstrap import build
+from api.services import Services
 from api.settings import DatabaseStandby, KmsSettings, Settings, SiteKind, Sites, SiteSettings
 from api.worker import LANES
 from bench import payload

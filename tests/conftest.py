@@ -13,8 +13,9 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import make_url
 
-from api.bootstrap import Services, build
+from api.bootstrap import build
 from api.embedded import DatabaseUrls, EmbeddedPostgres
+from api.services import Services
 from api.settings import (
     DatabaseStandby,
     KmsKind,

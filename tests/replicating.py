@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import func, update
 
-from api.bootstrap import Services
+from api.services import Services
 from replication.worker import ANY_SIZE, ReplicationWorker
 from vault.journal import Bulk
 from vault.tables import journal

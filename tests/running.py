@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import httpx
 
 from api import logs, server
-from api.bootstrap import Services
 from api.first_start import ADMINISTRATOR, DEMO, create_once
+from api.services import Services
 from api.settings import LogFormat
 
 

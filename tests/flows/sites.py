@@ -20,7 +20,8 @@ from pydantic import SecretStr
 from sqlalchemy import func, literal, select, update
 from typing_extensions import override
 
-from api.bootstrap import Services, build
+from api.bootstrap import build
+from api.services import Services
 from api.settings import Settings, SiteKind, Sites, SiteSettings
 from api.worker import Worker
 from tests.process import wait_until

@@ -10,9 +10,10 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from api.bootstrap import Services, build
+from api.bootstrap import build
 from api.doctor import _examine_running
 from api.embedded import DatabaseUrls
+from api.services import Services
 from api.settings import KmsSettings, Settings, SiteKind, Sites, SiteSettings
 from tests.api.helpers import upload
 from tests.api.test_sites import park, problem

@@ -25,7 +25,8 @@ import pytest
 from sqlalchemy import func, literal, select, update
 from typing_extensions import override
 
-from api.bootstrap import Services, build
+from api.bootstrap import build
+from api.services import Services
 from api.settings import KmsSettings, Settings
 from replication.leavings import Leavings
 from tests.api.helpers import named, upload

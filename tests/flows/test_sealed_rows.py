@@ -25,9 +25,10 @@ from typer.testing import CliRunner
 
 import migrations
 from api import metrics
-from api.bootstrap import Services, build
+from api.bootstrap import build
 from api.cli import app
 from api.embedded import DatabaseUrls, EmbeddedPostgres
+from api.services import Services
 from api.settings import KmsSettings, Settings, Sites, SiteSettings
 from keymgmt.provider import Purpose
 from migrations.run import configured

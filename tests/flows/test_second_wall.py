@@ -22,9 +22,10 @@ from sqlalchemy import Connection, Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 from typing_extensions import override
 
-from api.bootstrap import Services, UnsafeStart, build
+from api.bootstrap import UnsafeStart, build
 from api.doctor import _examine_running
 from api.embedded import DatabaseUrls, EmbeddedPostgres
+from api.services import Services
 from api.settings import KmsSettings, Settings
 from tests.api.helpers import named, upload
 from tests.running import RunningService, running

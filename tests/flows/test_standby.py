@@ -20,8 +20,9 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import make_url, text
 
-from api.bootstrap import Services, build
+from api.bootstrap import build
 from api.doctor import _examine_running, examine
+from api.services import Services
 from api.settings import KmsSettings, Settings, Sites, SiteSettings
 from migrations.run import upgrade
 from tests.api.helpers import named, upload
