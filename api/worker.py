@@ -61,7 +61,7 @@ class Worker:
         self._threads += [
             threading.Thread(
                 target=self._work_off,
-                args=(partial(services.job_runner.run_one, kinds),),
+                args=(partial(services.job_runner.run_one, kinds, self._stopping),),
                 name=f"jobs-{n}",
             )
             for n, kinds in enumerate(JOB_LANES)
@@ -82,7 +82,7 @@ class Worker:
             thread.start()
 
     def stop(self) -> None:
-        """Finish what is in hand and end."""
+        """Finish the copies in hand, hand over the jobs, and end."""
         self._stopping.set()
         self._copies_are_due.set()
         for thread in self._threads:
@@ -93,6 +93,7 @@ class Worker:
 
         Raises: DatabaseUnavailable, KeyServiceUnavailable, StoreError.
         """
+        self._services.sites.sweep_holds.look()
         self._services.sweep.run()
         purged = self._services.purge.run(self._services.database.now())
         if purged:

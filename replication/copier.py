@@ -1,8 +1,8 @@
 """Copies and deletes of single objects between sites. Ciphertext only; no key ever comes here.
 
 A copy counts once its bytes were read back from the target and hashed: a store's word, or an ETag, is no
-proof. That also proves what was read at the source, so the source is hashed only when something is wrong.
-Repeating any of it is harmless.
+proof. That also proves what was read at the source, so a first copy hashes that only when something is wrong.
+Any other may find something at the target: it looks at both first, and replaces nothing by worse.
 """
 
 from __future__ import annotations
@@ -80,11 +80,15 @@ class Copier:
         source, target = self.stores[self.source_of(task)], self.stores[task.site]
         if task.attempts > 1:
             _drop_leftovers(target, key, kept=task.upload_id)
-        # A copy that only seemed lost must not be replaced: by now it may be the last good one.
-        may_be_whole = task.reason in (Reason.REPAIR, Reason.RESYNC) and task.upload_id is None
-        if may_be_whole and _digest(target, key, lambda: _keep(renew, None)) == task.sha256:
+        found = (
+            None if _is_first(task) else _digest(target, key, lambda: _keep(renew, task.upload_id))
+        )
+        # What is there must not be replaced if it is whole: by now it may be the last good copy.
+        if found == task.sha256:
             return None
         try:
+            if found is not None:
+                _require_whole(task, source, renew)
             self._send(task, source, target, renew)
         except ObjectMissing as exc:
             if exc.site != source.site:
@@ -121,6 +125,18 @@ class Copier:
         if not is_whole:
             raise SourceUnfit(source.site, is_missing=False)
         raise TargetLies(target.site)
+
+
+def _is_first(task: Task) -> bool:
+    """Whether nothing of the object can be at the target yet."""
+    return task.attempts == 1 and task.reason in (Reason.UPLOAD, Reason.DEBT)
+
+
+def _require_whole(task: Task, source: ObjectStore, renew: Renew) -> None:
+    """Nothing that lies at the target is replaced by worse. Raises: SourceUnfit, ObjectMissing, TaskLost."""
+    key = object_key(task.object_id)
+    if sha256_of(source, key, each_part=lambda: _keep(renew, task.upload_id)) != task.sha256:
+        raise SourceUnfit(source.site, is_missing=False)
 
 
 def _begin(task: Task, target: ObjectStore) -> PartUpload:

@@ -54,10 +54,11 @@ class Reading:
 
         Raises: DatabaseUnavailable: what was seen is not remembered.
         """
+        since = self._inventory.now()
         states = self._look_at_all(site, objects, keep)
         seen = list(zip(objects, states, strict=True))
         whole = [each.object_id for each, state in seen if state is CopyState.VERIFIED]
-        self._inventory.verified(site, whole)
+        self._inventory.verified(site, whole, since)
         return [self._judged(site, each, state, found_by) for each, state in seen]
 
     def _judged(self, site: str, stored: Stored, state: CopyState, found_by: FoundBy) -> CopyState:

@@ -49,13 +49,20 @@ class SiteWatch:
 
     def look(self, now: datetime) -> None:
         """One look at every site that answers. Raises: DatabaseUnavailable."""
-        for site in self._health.up():
+        for site in filter(self._health.answers, self._health.stores):
             with suppress(StoreError):
-                if self._marks.look(site) is MarkState.GONE:
-                    self._fill(site)
+                self._judge(site, self._marks.look(site))
         if self._scrub_is_due(now):
             self._start(JobKind.SCRUB)
             self._has_returned = False
+
+    def _judge(self, site: str, mark: MarkState) -> None:
+        if mark is MarkState.FOREIGN:
+            self._health.shun(site)
+            return
+        self._health.owned(site)
+        if mark is MarkState.GONE:
+            self._fill(site)
 
     def _fill(self, site: str) -> None:
         is_news = self._incidents.site_emptied(site)

@@ -122,8 +122,12 @@ class ReplicationWorker:
         done, until = _Done(), time.monotonic() + CLAIM_SECONDS
         try:
             for place, task in enumerate(tasks):
-                if time.monotonic() > until or not self._attempt(task, done):
+                if time.monotonic() > until:
                     self._journal.put_back(tasks[place:])
+                    return
+                if not self._attempt(task, done):
+                    self._journal.put_back([task], were_begun=True)
+                    self._journal.put_back(tasks[place + 1 :])
                     return
                 if time.monotonic() > done.settle_at:
                     self._settle(done)

@@ -115,13 +115,20 @@ class CommitWatch:
 
     def _watch(self, stopping: threading.Event) -> None:
         while not stopping.wait(self._seconds / 10):
-            servers: dict[tuple[str, int], dict[Any, float]] = defaultdict(dict)
-            for connection, since in self._overdue().items():
-                with suppress(psycopg2.Error):  # closed at this moment: no longer overdue
-                    servers[connection.info.host, connection.info.port][connection] = since
-            for overdue in servers.values():
-                if not _cancelled(list(overdue)):
-                    self._cut(overdue)
+            try:
+                self._look()
+            except Exception:  # noqa: BLE001 (without this thread commits would wait for ever)
+                _log.exception("a look at overdue commits failed")
+
+    def _look(self) -> None:
+        """Have overdue waits cancelled, and connections of servers that do not answer cut."""
+        servers: dict[tuple[str, int], dict[Any, float]] = defaultdict(dict)
+        for connection, since in self._overdue().items():
+            with suppress(psycopg2.Error):  # closed at this moment: no longer overdue
+                servers[connection.info.host, connection.info.port][connection] = since
+        for overdue in servers.values():
+            if not _cancelled(list(overdue)):
+                self._cut(overdue)
 
     def _overdue(self) -> dict[Any, float]:
         limit = monotonic() - self._seconds

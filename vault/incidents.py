@@ -96,7 +96,9 @@ class Incidents:
         """
         with self._database.transaction() as connection:
             row = connection.execute(
-                select(versions).where(versions.c.object_id == object_id)
+                select(versions)
+                .where(versions.c.object_id == object_id)
+                .with_for_update(read=True, key_share=True)  # no purge until this is committed
             ).one_or_none()
             if row is None:
                 return Loss.GONE

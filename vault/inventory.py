@@ -109,10 +109,15 @@ class Inventory:
         values = {"site": site, "moment": moment, "limit": limit}
         return [_stored(row) for row in self._database.execute(_UNREAD, values)]
 
-    def verified(self, site: str, object_ids: Sequence[UUID]) -> None:
-        """Copies at `site` were read back and hashed just now: they count, and their incidents end."""
+    def verified(self, site: str, object_ids: Sequence[UUID], since: datetime) -> None:
+        """Copies at `site` were read back and hashed: they count, and their incidents end.
+
+        Args:
+            since: when the first look began, by `now`. What was found lost after it stays so.
+        """
         if object_ids:
-            self._database.execute(_VERIFIED, {"site": site, "object_ids": list(object_ids)})
+            values = {"site": site, "object_ids": list(object_ids), "since": since}
+            self._database.execute(_VERIFIED, values)
 
     def lost(self, site: str, object_ids: Sequence[UUID]) -> None:
         """Copies at `site` are not there: they count no more. For a whole site; incidents are others'."""
@@ -228,31 +233,36 @@ _VERIFIED = text(
         SELECT object_id FROM versions WHERE object_id = ANY(CAST(:object_ids AS uuid[]))
         FOR KEY SHARE),
     counted AS (
-        INSERT INTO replicas (object_id, site, verified_at) SELECT object_id, :site, now() FROM found
-        ON CONFLICT (object_id, site) DO UPDATE SET verified_at = now(), lost_at = NULL),
+        INSERT INTO replicas AS r (object_id, site, verified_at)
+        SELECT object_id, :site, CAST(:since AS timestamptz) FROM found
+        ON CONFLICT (object_id, site) DO UPDATE SET verified_at = :since, lost_at = NULL
+            WHERE r.lost_at IS NULL OR r.lost_at < :since
+        RETURNING object_id),
     settled AS (
-        DELETE FROM journal j USING found
+        DELETE FROM journal j USING counted found
         WHERE j.object_id = found.object_id AND j.site = :site AND j.operation = 'copy'
           AND (j.lease IS NULL OR j.due_at < now())),
     -- What could not be copied for want of a good source can be now.
     unparked AS (
         UPDATE journal j SET parked_at = NULL, attempts = 0, due_at = now()
-        FROM found WHERE j.object_id = found.object_id AND j.site <> :site
+        FROM counted found WHERE j.object_id = found.object_id AND j.site <> :site
                      AND j.operation = 'copy' AND j.parked_at IS NOT NULL)
     UPDATE incidents i SET resolved_at = now(), resolution = 'found whole'
-    FROM found WHERE i.object_id = found.object_id AND i.site = :site AND i.resolved_at IS NULL"""
+    FROM counted found WHERE i.object_id = found.object_id AND i.site = :site AND i.resolved_at IS NULL"""
 )
 
 _LOST = text(
     """
-    WITH repeated AS (
+    WITH found AS (
+        SELECT object_id FROM versions WHERE object_id = ANY(CAST(:object_ids AS uuid[]))
+        FOR KEY SHARE),
+    repeated AS (
         -- A copy under way may have been read back before the site lost it: it must not count.
         UPDATE journal SET lease = NULL, due_at = now()
         WHERE object_id = ANY(CAST(:object_ids AS uuid[])) AND site = :site
           AND operation = 'copy' AND lease IS NOT NULL)
     INSERT INTO replicas (object_id, site, lost_at)
-    SELECT object_id, :site, now() FROM versions
-    WHERE object_id = ANY(CAST(:object_ids AS uuid[]))
+    SELECT object_id, :site, now() FROM found
     ON CONFLICT (object_id, site) DO UPDATE SET verified_at = NULL, lost_at = now()"""
 )
 

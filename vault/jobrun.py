@@ -7,6 +7,7 @@ report, and all work must bear being done twice.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
@@ -53,8 +54,9 @@ class JobRun:
         place: what the work last reported; empty at the start.
     """
 
-    def __init__(self, database: ServiceDatabase, row: Row[Any]) -> None:
+    def __init__(self, database: ServiceDatabase, row: Row[Any], stopping: threading.Event) -> None:
         self._database = database
+        self._stopping = stopping
         self._id = row.id
         self._lease = row.lease
         self._renewed = time.monotonic()
@@ -67,13 +69,14 @@ class JobRun:
 
         Raises:
             JobStopped: end now, everything reported is kept.
-            JobLost: end now; another process has taken over.
+            JobLost: end now; another process has taken over, or may: this one is stopping.
         """
         self.place, self.done = dict(place), done
         self._renew({"done": done, "total": total, "place": self.place})
 
     def keep(self) -> None:
         """Renew the lease if the last time is a while ago: for steps that take long. Raises: as `report`."""
+        self._hand_over_if_stopping()
         if time.monotonic() - self._renewed > KEEP_EVERY.total_seconds():
             self._renew({})
 
@@ -106,6 +109,13 @@ class JobRun:
         self._renewed = time.monotonic()
         if stop_requested:
             raise JobStopped
+        self._hand_over_if_stopping()
+
+    def _hand_over_if_stopping(self) -> None:
+        """This process ends: what it reported last is where another one, or its successor, goes on."""
+        if self._stopping.is_set():
+            self._write({"state": JobState.QUEUED, "due_at": func.now(), "lease": None})
+            raise JobLost
 
     def _write(self, values: Mapping[str, Any]) -> bool:
         rows = self._database.execute(self._mine(values).returning(jobs.c.stop_requested), {})
@@ -140,9 +150,19 @@ class JobRunner:
         running = jobs.c.state == JobState.RUNNING
         self._database.execute(update(jobs).where(running).values(due_at=func.now()), {})
 
-    def run_one(self, kinds: Collection[JobKind] = tuple(JobKind)) -> bool:
-        """Run a job of these kinds that is due; False when there is none. Raises: DatabaseUnavailable."""
-        run = self._claim(kinds)
+    def run_one(
+        self,
+        kinds: Collection[JobKind] = tuple(JobKind),
+        stopping: threading.Event | None = None,
+    ) -> bool:
+        """Run a job of these kinds that is due; False when there is none.
+
+        Args:
+            stopping: once it is set the job is handed over at its next report: this process ends.
+
+        Raises: DatabaseUnavailable.
+        """
+        run = self._claim(kinds, stopping or threading.Event())
         if run is None:
             return False
         try:
@@ -167,7 +187,7 @@ class JobRunner:
             _log.error("a job failed", exc_info=exc)
             run.end(JobState.FAILED, error="an unexpected error; the log of the worker shows it")
 
-    def _claim(self, kinds: Collection[JobKind]) -> JobRun | None:
+    def _claim(self, kinds: Collection[JobKind], stopping: threading.Event) -> JobRun | None:
         """A job that is due, or whose runner fell silent."""
         alive = jobs.c.state.in_((JobState.QUEUED.value, JobState.RUNNING.value))
         due = (
@@ -191,4 +211,4 @@ class JobRunner:
             )
         )
         rows = self._database.execute(claimed.returning(jobs), {})
-        return JobRun(self._database, rows[0]) if rows else None
+        return JobRun(self._database, rows[0], stopping) if rows else None

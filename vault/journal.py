@@ -299,10 +299,14 @@ class Journal:
         )
         return bool(rows) and rows[0].parked_at is not None
 
-    def put_back(self, tasks: Sequence[Task]) -> None:
-        """Their site is away, which is not their fault: they are due again at once, and it costs no try."""
+    def put_back(self, tasks: Sequence[Task], *, were_begun: bool = False) -> None:
+        """They are due again at once, and it costs no try: it is not their fault.
+
+        Args:
+            were_begun: something of them may have come to the site; the next try is not the first.
+        """
         if tasks:
-            self._database.execute(_PUT_BACK, _ids(tasks))
+            self._database.execute(_PUT_BACK, {**_ids(tasks), "least": int(were_begun)})
 
     def put_off(self, task: Task, until: datetime) -> None:
         """The store keeps the object until then, come what may.
@@ -443,8 +447,12 @@ _COPIED = text(
     counted AS (
         INSERT INTO replicas (object_id, site, verified_at)
         SELECT object_id, site, now() FROM done
-        UNION SELECT object_id, source, now() FROM done WHERE source IS NOT NULL
         ON CONFLICT (object_id, site) DO UPDATE SET verified_at = now(), lost_at = NULL),
+    proven AS (
+        -- What was read there was right; but it may have been lost since.
+        INSERT INTO replicas AS r (object_id, site, verified_at)
+        SELECT object_id, source, now() FROM done WHERE source IS NOT NULL
+        ON CONFLICT (object_id, site) DO UPDATE SET verified_at = now() WHERE r.lost_at IS NULL),
     repaired AS (
         UPDATE incidents i SET resolved_at = now(), resolution = 'repaired'
         FROM done WHERE i.object_id = done.object_id AND i.site = done.site AND i.resolved_at IS NULL)
@@ -462,7 +470,7 @@ _DELETED = text(
 
 _PUT_BACK = text(
     f"""
-    UPDATE journal j SET due_at = now(), lease = NULL, attempts = greatest(attempts - 1, 0)
+    UPDATE journal j SET due_at = now(), lease = NULL, attempts = greatest(attempts - 1, :least)
     FROM ({_MINE}) mine WHERE j.id = mine.id AND j.lease = mine.lease"""  # noqa: S608
 )
 

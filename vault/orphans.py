@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, delete, func, literal, select
+from sqlalchemy import Connection, Row, delete, func, literal, select, text
 
 from vault.access.authorise import require
 from vault.access.policy import Action
@@ -22,6 +22,7 @@ from vault.errors import SweepHeld
 from vault.journal import Reason, enqueue_deletes
 from vault.model import Page
 from vault.paging import Listing, PageRequest
+from vault.sweephold import MAY_SWEEP
 from vault.tables import orphans, topology, uploads, versions
 
 GRACE: Final = timedelta(days=1)
@@ -93,14 +94,16 @@ class Orphans:
 
 
 def _refuse_while_held(connection: Connection) -> None:
-    held = select(topology.c.sweep_held_since).with_for_update(read=True)
-    if connection.execute(held).scalar_one() is not None:
+    connection.execute(select(topology.c.singleton).with_for_update(read=True))
+    if not connection.execute(_MAY_SWEEP).scalar_one():
         raise SweepHeld
 
 
 def _orphan(row: Row[Any]) -> Orphan:
     return Orphan(row.object_id, row.site, row.size_bytes, row.first_seen_at)
 
+
+_MAY_SWEEP = text(f"SELECT EXISTS ({MAY_SWEEP})")
 
 _ORPHANS = Listing(
     name="orphans",

@@ -22,6 +22,7 @@ from vault.database import ServiceDatabase
 from vault.journal import Reason, enqueue_deletes
 from vault.objects.keys import object_key
 from vault.objects.store import ObjectLocked, ObjectStore, StoreError
+from vault.sweephold import MAY_SWEEP
 from vault.tables import processes, uploads
 
 SECOND_LOOK_AFTER: Final = timedelta(hours=24)
@@ -32,14 +33,14 @@ MAX_FAILURES: Final = 3
 _log = logging.getLogger(__name__)
 
 _TAKE = text(
-    """
+    f"""
     UPDATE uploads SET state = 'swept', swept_at = now()
     WHERE object_id IN (
         SELECT u.object_id FROM uploads u JOIN processes p ON p.id = u.process_id
         WHERE (u.state = 'abandoned' OR u.state = 'open' AND p.alive_until < now())
-          AND NOT EXISTS (SELECT FROM topology WHERE sweep_held_since IS NOT NULL)
+          AND EXISTS ({MAY_SWEEP})
         LIMIT :limit FOR UPDATE OF u SKIP LOCKED)
-    RETURNING object_id"""
+    RETURNING object_id"""  # noqa: S608 (made of constants)
 )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 from sqlalchemy import Connection, func, select, text, update
 
@@ -44,7 +45,8 @@ class SweepHolds:
     def look(self) -> bool:
         """Put it on if PostgreSQL was restored or promoted since the last look; whether it did.
 
-        For the start of every process. Raises: DatabaseUnavailable.
+        For the start of every process, and from then on for its worker: PostgreSQL may be promoted while
+        they run. Raises: DatabaseUnavailable.
         """
         with self._database.transaction() as connection:
             known = connection.execute(select(topology).with_for_update()).one()
@@ -82,8 +84,14 @@ def hold(connection: Connection, why: HoldReason) -> None:
     record(connection, AccessEvent(EventType.SWEEP_HELD, None, detail={"why": why.value}))
 
 
-_HISTORY = text(
-    """
-    SELECT (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier,
-           ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::integer AS timeline"""
-)
+_IDENTIFIER: Final = "(SELECT system_identifier::text FROM pg_control_system())"
+_TIMELINE: Final = """
+    ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::integer"""
+
+MAY_SWEEP: Final = f"""
+    SELECT FROM topology WHERE sweep_held_since IS NULL
+        AND system_identifier = {_IDENTIFIER} AND timeline = {_TIMELINE}"""
+"""True as EXISTS(…) while the brake is off, and this is the PostgreSQL that was looked at last: a process
+that a promotion left connected to another one has not looked yet."""
+
+_HISTORY = text(f"SELECT {_IDENTIFIER} AS system_identifier, {_TIMELINE} AS timeline")

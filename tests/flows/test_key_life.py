@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -284,12 +285,22 @@ def test_a_stopped_job_can_be_resumed(service: RunningService) -> None:
     assert service.admin.post(f"/v1/jobs/{job['id']}/stop").status_code == 409
 
 
+def test_a_job_of_a_process_that_ends_is_handed_over_at_once(service: RunningService) -> None:
+    runner, stopping = service.services.job_runner, threading.Event()
+    service.admin.post("/v1/keys/drill")
+    stopping.set()
+    assert runner.run_one(stopping=stopping)
+    assert service.admin.get("/v1/jobs").json()["items"][0]["state"] == "queued"
+    assert runner.run_one()
+    assert service.admin.get("/v1/jobs").json()["items"][0]["state"] == "done"
+
+
 def test_a_job_whose_runner_fell_silent_is_taken_over(
     service: RunningService, owner: Engine
 ) -> None:
     runner = service.services.job_runner
     service.admin.post("/v1/keys/drill")
-    silent = runner._claim([JobKind.DRILL])
+    silent = runner._claim([JobKind.DRILL], threading.Event())
     assert silent is not None
     assert not runner.run_one()
     with owner.begin() as connection:

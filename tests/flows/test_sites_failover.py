@@ -32,7 +32,7 @@ from tests.flows.sites import (
 from tests.replicating import make_all_due, waiting, worker_of
 from tests.running import RunningService
 from vault import clock
-from vault.errors import OutlookWorse, SiteFenced
+from vault.errors import OutlookWorse, SiteFenced, SweepHeld
 from vault.jobs import JobKind
 from vault.journal import Bulk
 from vault.objects.keys import object_key
@@ -272,6 +272,24 @@ def test_nothing_is_swept_after_postgresql_was_restored_or_promoted(
         again.sites.sweep_holds.release(administrator(at_a))
         assert again.sweep.run() > 0
     assert agree(sites, set())
+
+
+@in_folders
+def test_a_process_that_a_promotion_left_running_sweeps_nothing_either(
+    sites: TwoSites, at_a: RunningService
+) -> None:
+    """The database's URL names both servers, so nobody has to start anything again."""
+    services = at_a.services
+    left = services.upload_rows.take()
+    services.stores["a"].put(object_key(left), b"perhaps somebody's only copy")
+    services.database.as_service().execute(update(topology).values(timeline=99), {})
+    age_processes(services)
+    assert services.sites.sweep_holds.current() is None, "it has not looked yet"
+    assert services.sweep.run() == 0
+    with pytest.raises(SweepHeld):
+        services.sites.orphans.remove(administrator(at_a), grace=timedelta(0))
+    assert services.sites.sweep_holds.look()
+    assert sites.a.objects() == {left}
 
 
 @in_folders

@@ -12,11 +12,14 @@ import httpx
 import pytest
 from sqlalchemy import select
 
+from replication.copier import Copier
+from replication.worker import ANY_SIZE
 from tests.api.helpers import named, upload
 from tests.flows.sites import (
     FIRST_BYTE_SECONDS,
     Gateway,
     TwoSites,
+    administrator,
     agree,
     all_verified,
     backlog,
@@ -134,6 +137,51 @@ def test_a_bad_copy_never_replaces_one_that_only_seemed_bad(
     assert verify_all(at_a.services)["b"] == {"verified": 1}
     settle(at_a.services)
     assert verify_all(at_a.services) == all_verified(at_a.services)
+
+
+def test_a_second_try_never_replaces_what_the_first_one_brought_over(
+    sites: TwoSites, at_a: RunningService
+) -> None:
+    """The copy is there, its worker died before it said so, and then the source goes bad."""
+    content = os.urandom(1000)
+    document_id = upload(at_a.demo, content)["id"]
+    object_id = object_of(at_a.services, document_id)
+    (task,) = at_a.services.journal.claim("b", copies=True, bulk=ANY_SIZE[0])
+    Copier(at_a.services.stores).copy(task, lambda _upload_id: True)
+    at_a.services.journal.put_back([task], were_begun=True)
+    sites.a.flip(object_id)
+    settle(at_a.services)
+    assert get(at_a, document_id).content == content
+    settle(at_a.services)
+    assert verify_all(at_a.services) == all_verified(at_a.services)
+
+
+def test_a_repair_replaces_no_damaged_copy_by_another_damaged_one(
+    sites: TwoSites, at_a: RunningService
+) -> None:
+    """Together they may still be whole."""
+    document_id, object_id = stored(at_a, os.urandom(1000))
+    for site in (sites.a, sites.b):
+        site.flip(object_id)
+    before = [site.file(object_id).read_bytes() for site in (sites.a, sites.b)]
+    assert get(at_a, document_id).status_code == 500
+    settle(at_a.services)
+    assert [site.file(object_id).read_bytes() for site in (sites.a, sites.b)] == before
+
+
+def test_a_look_that_took_long_undoes_no_later_finding(
+    sites: TwoSites, at_a: RunningService
+) -> None:
+    _, object_id = stored(at_a, b"x")
+    inventory = at_a.services.sites.inventory
+    since = inventory.now()
+    sites.b.lose(object_id)
+    inventory.lost("b", [object_id])
+    inventory.verified("b", [object_id], since)
+    found = at_a.services.sites.failover.outlook(administrator(at_a), "b")
+    assert found.only_elsewhere == 1
+    inventory.verified("b", [object_id], inventory.now())
+    assert at_a.services.sites.failover.outlook(administrator(at_a), "b").only_elsewhere == 0
 
 
 def test_swapped_objects_are_found_and_repaired(sites: TwoSites, at_a: RunningService) -> None:

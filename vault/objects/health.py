@@ -49,6 +49,7 @@ class SiteHealth:
             site: WatchedStore(store, self.suspect) for site, store in stores.items()
         }
         self._away: dict[str, float] = {}
+        self._foreign: set[str] = set()
         self._suspected: set[str] = set()
         self._doubted: set[str] = set()
         self._checked = dict.fromkeys(stores, float("-inf"))
@@ -69,8 +70,22 @@ class SiteHealth:
         self._thread.join()
 
     def is_up(self, site: str) -> bool:
-        """Whether the site answered when it was last asked."""
+        """Whether the site answered when it was last asked, and is ours."""
+        return site not in self._away and site not in self._foreign
+
+    def answers(self, site: str) -> bool:
+        """Whether it answered, be it ours or not."""
         return site not in self._away
+
+    def shun(self, site: str) -> None:
+        """It bears the mark of another vault or site: as good as away, until it is `owned`."""
+        if site not in self._foreign:
+            _log.error("site %s bears the mark of another vault or site; it is not used", site)
+        self._foreign.add(site)
+
+    def owned(self, site: str) -> None:
+        """It is ours, after all."""
+        self._foreign.discard(site)
 
     def is_doubted(self, site: str) -> bool:
         """Whether it is away, or a call failed and the check that has to follow is not through yet."""
