@@ -26,13 +26,11 @@ class Expected:
 
     Attributes:
         is_counted: the copy there counts as safe, so it has to be there.
-        is_lost: it was found missing or wrong; a repair is under way.
     """
 
     object_id: UUID
     size_bytes: int
     is_counted: bool
-    is_lost: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +67,7 @@ class Inventory:
             rows = self._database.execute(_EXPECTED, values)
             if not rows:
                 return
-            yield [
-                Expected(row.object_id, row.size_bytes, row.is_counted, row.is_lost) for row in rows
-            ]
+            yield [Expected(row.object_id, row.size_bytes, row.is_counted) for row in rows]
             last = rows[-1].object_id
 
     def by_id(self, after: UUID | None = None) -> Iterator[list[Stored]]:
@@ -205,8 +201,7 @@ _STORED = select(
 _EXPECTED = text(
     """
     SELECT v.object_id, v.ciphertext_size_bytes AS size_bytes,
-           (v.site = :site OR r.verified_at IS NOT NULL) AND r.lost_at IS NULL AS is_counted,
-           r.lost_at IS NOT NULL AS is_lost
+           (v.site = :site OR r.verified_at IS NOT NULL) AND r.lost_at IS NULL AS is_counted
     FROM versions v
     -- The place is named twice: a merge join would otherwise begin at the site's first replica.
     LEFT JOIN replicas r ON r.object_id = v.object_id AND r.site = :site AND r.object_id > :after

@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, delete, func, literal, select, text, true, update
+from sqlalchemy import Connection, delete, func, literal, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from vault.access.authorise import require
@@ -142,6 +142,38 @@ def enqueue_deletes(
     """
     if not object_ids:
         return
+    _forget_copies(connection, object_ids, sites)
+    connection.execute(
+        insert(tombstones)
+        .values([{"object_id": object_id} for object_id in object_ids])
+        .on_conflict_do_nothing()
+    )
+    due_at = func.greatest(func.now(), not_before) if not_before else func.now()
+    rows = [
+        {
+            "object_id": object_id,
+            "site": site,
+            "operation": Operation.DELETE,
+            "epoch": _NEWEST_EPOCH,
+            "reason": reason,
+            "due_at": due_at,
+        }
+        for object_id in object_ids
+        for site in sites
+    ]
+    added = insert(journal).values(rows)
+    # One that is under way may have met the store before what is to be removed came there.
+    connection.execute(
+        added.on_conflict_do_update(
+            constraint="uq_journal_object_id", set_={"lease": None, "due_at": added.excluded.due_at}
+        )
+    )
+
+
+def _forget_copies(
+    connection: Connection, object_ids: Sequence[UUID], sites: Sequence[str]
+) -> None:
+    """Copies that are due, those that count, and what was found wrong with them."""
     connection.execute(
         delete(journal).where(
             journal.c.object_id.in_(object_ids), journal.c.operation == Operation.COPY
@@ -153,30 +185,6 @@ def enqueue_deletes(
         .where(incidents.c.object_id.in_(object_ids), incidents.c.site.in_(sites))
         .where(incidents.c.resolved_at.is_(None))
         .values(resolved_at=func.now(), resolution="removed")
-    )
-    connection.execute(
-        insert(tombstones)
-        .values([{"object_id": object_id} for object_id in object_ids])
-        .on_conflict_do_nothing()
-    )
-    rows = [
-        {
-            "object_id": object_id,
-            "site": site,
-            "operation": Operation.DELETE,
-            "epoch": _NEWEST_EPOCH,
-            "reason": reason,
-            "due_at": func.greatest(func.now(), not_before) if not_before else func.now(),
-        }
-        for object_id in object_ids
-        for site in sites
-    ]
-    added = insert(journal).values(rows)
-    # One that is under way may have met the store before what is to be removed came there.
-    connection.execute(
-        added.on_conflict_do_update(
-            constraint="uq_journal_object_id", set_={"lease": None, "due_at": added.excluded.due_at}
-        )
     )
 
 
@@ -317,21 +325,20 @@ class Journal:
         mine = self._mine(task).values(due_at=due_at, lease=None, attempts=0)
         self._database.execute(mine, {})
 
-    def retry_parked(self, actor: Actor, site: str | None = None) -> int:
+    def retry_parked(self, actor: Actor) -> int:
         """Have parked rows tried again from now on; how many there were.
 
         Raises: NotAllowed, DatabaseUnavailable.
         """
         require(actor.caller, Action.SITE_MANAGE)
-        at_site = true() if site is None else journal.c.site == site
         released = (
             update(journal)
-            .where(journal.c.parked_at.is_not(None), at_site)
+            .where(journal.c.parked_at.is_not(None))
             .values(parked_at=None, attempts=0, due_at=func.now(), lease=None)
         )
         with self._database.transaction() as connection:
             count = len(connection.execute(released.returning(journal.c.id)).fetchall())
-            detail = {"site": site, "rows": count}
+            detail = {"rows": count}
             record(connection, AccessEvent(EventType.PARKED_RETRIED, actor, detail=detail))
         return count
 

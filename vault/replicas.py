@@ -132,9 +132,9 @@ def _fetch(store: ObjectStore, version: Version, offset: int, length: int) -> Ob
 
 def _worst(failures: list[Exception]) -> Exception:
     """A site that did not answer may have the good copy: then the answer is "later", not "never"."""
-    away = [exc for exc in failures if isinstance(exc, StoreError) and not _is_damage(exc)]
+    away = [
+        exc
+        for exc in failures
+        if isinstance(exc, StoreError) and not isinstance(exc, ObjectMissing)
+    ]
     return away[0] if away else IntegrityFailure()
-
-
-def _is_damage(exc: Exception) -> bool:
-    return isinstance(exc, ObjectMissing)
