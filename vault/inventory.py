@@ -239,7 +239,7 @@ _VERIFIED = text(
           AND (j.lease IS NULL OR j.due_at < now())),
     -- What could not be copied for want of a good source can be now.
     unparked AS (
-        UPDATE journal j SET parked_at = NULL, attempts = 0, due_at = now()
+        UPDATE journal j SET parked_at = NULL, attempts = 1, due_at = now()
         FROM counted found WHERE j.object_id = found.object_id AND j.site <> :site
                      AND j.operation = 'copy' AND j.parked_at IS NOT NULL)
     UPDATE incidents i SET resolved_at = now(), resolution = 'found whole'

@@ -37,6 +37,10 @@ MAX_DELAY: Final = timedelta(minutes=5)
 MAX_ATTEMPTS: Final = 12
 """Tries before a row is parked: about half an hour of them, with the site answering each time."""
 
+TRIED: Final = 1
+"""Tries that work begins with again: what was tried before may have come to the site, so the next is not the
+first."""
+
 MAX_ERROR_LENGTH: Final = 500
 
 
@@ -334,7 +338,7 @@ class Journal:
         released = (
             update(journal)
             .where(journal.c.parked_at.is_not(None))
-            .values(parked_at=None, attempts=0, due_at=func.now(), lease=None)
+            .values(parked_at=None, attempts=TRIED, due_at=func.now(), lease=None)
         )
         with self._database.transaction() as connection:
             count = len(connection.execute(released.returning(journal.c.id)).fetchall())

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import httpx
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from replication.copier import Copier
 from replication.worker import ANY_SIZE
@@ -33,7 +33,7 @@ from tests.flows.sites import (
 )
 from tests.running import RunningService
 from vault import clock
-from vault.tables import incidents
+from vault.tables import incidents, journal
 
 MIB = 2**20
 INTEGRITY = "urn:strongroom:problem:integrity"
@@ -154,6 +154,22 @@ def test_a_second_try_never_replaces_what_the_first_one_brought_over(
     assert get(at_a, document_id).content == content
     settle(at_a.services)
     assert verify_all(at_a.services) == all_verified(at_a.services)
+
+
+def test_a_parked_copy_that_is_retried_replaces_no_good_one(
+    sites: TwoSites, at_a: RunningService
+) -> None:
+    content = os.urandom(1000)
+    document_id = upload(at_a.demo, content)["id"]
+    object_id = object_of(at_a.services, document_id)
+    (task,) = at_a.services.journal.claim("b", copies=True, bulk=ANY_SIZE[0])
+    Copier(at_a.services.stores).copy(task, lambda _upload_id: True)
+    parked = {"parked_at": clock.now(), "lease": None}
+    at_a.services.database.as_service().execute(update(journal).values(parked), {})
+    sites.a.flip(object_id)
+    assert at_a.admin.post("/v1/sites/parked/retry").json() == {"count": 1}
+    settle(at_a.services)
+    assert get(at_a, document_id).content == content
 
 
 def test_a_repair_replaces_no_damaged_copy_by_another_damaged_one(
