@@ -18,12 +18,27 @@ from starlette.responses import Response
 from api import errors, metrics
 from api.auth import Authenticator, describe_permissions, refuse_undeclared_routes
 from api.request import RequestScope
-from api.routers import access, administration, contents, documents, health, keys, sites
+from api.routers import (
+    access,
+    administration,
+    approvals,
+    contents,
+    documents,
+    health,
+    keys,
+    people,
+    sites,
+)
 from api.services import Services
 from vault.accesslog.event import AccessEvent, EventType
-from vault.errors import NotAllowed, NotFound, VaultError
+from vault.errors import ApprovalNeeded, NotAllowed, NotFound, StepUpNeeded, VaultError
 
 NOTE_USE_EVERY_SECONDS: Final = 30
+
+_ROUTED: Final = (
+    *(contents, documents, administration, people, approvals, access, keys, sites),
+    health,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -48,8 +63,10 @@ def create_app(services: Services) -> FastAPI:
     metrics.UNWRAP_CACHE.labels("no").set_function(lambda: cache.misses)
     reads = services.replicas.counts
     metrics.FAILOVER_READS.set_function(lambda: reads.failovers)
-    app.state.authenticator = Authenticator(services.api_keys, services.access_log)
-    for module in (contents, documents, administration, access, keys, sites, health):
+    app.state.authenticator = Authenticator(
+        services.api_keys, services.sessions, services.access_log
+    )
+    for module in _ROUTED:
         app.include_router(describe_permissions(module.router))
     _add_handlers(app)
     refuse_undeclared_routes(app)
@@ -81,7 +98,7 @@ async def _note_use(authenticator: Authenticator, services: Services) -> None:
 def _add_handlers(app: FastAPI) -> None:
     for exception in errors.PROBLEMS:
         app.add_exception_handler(exception, errors.answer_domain_error)
-    for denied in (NotAllowed, NotFound):
+    for denied in (NotAllowed, StepUpNeeded, ApprovalNeeded, NotFound):
         app.add_exception_handler(denied, _answer_denial)
     app.add_exception_handler(errors.NotModified, errors.answer_not_modified)
     app.add_exception_handler(RequestValidationError, errors.answer_invalid_request)

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from api import metrics
 from keymgmt.errors import KeyManagementError, KeyServiceUnavailable
 from vault import errors as vault_errors
-from vault.access.api_keys import CredentialRefused
+from vault.access.credentials import CredentialRefused
 from vault.objects.store import StoreError, StoreUnavailable
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -53,6 +53,10 @@ class Unauthenticated(Exception):
     """No credentials, or none that are valid; one answer for all that are well-formed."""
 
 
+class CrossSite(Exception):
+    """A browser's cookie came with a request that may be another site's doing (CSRF)."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One line of the table.
@@ -76,8 +80,13 @@ UNAVAILABLE: Final = 503
 PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     BadRequest: Problem(400, "bad-request", "The request is malformed"),
     vault_errors.InvalidPageToken: Problem(400, "invalid-page-token", "Not a token of this list"),
-    Unauthenticated: Problem(401, "unauthenticated", "A valid API key is needed"),
-    vault_errors.CredentialRevoked: Problem(401, "unauthenticated", "A valid API key is needed"),
+    Unauthenticated: Problem(401, "unauthenticated", "A valid API key or session is needed"),
+    vault_errors.CredentialRevoked: Problem(
+        401, "unauthenticated", "A valid API key or session is needed"
+    ),
+    CrossSite: Problem(403, "cross-site", "The request may come from another site"),
+    vault_errors.StepUpNeeded: Problem(403, "step-up-needed", "Prove again who you are"),
+    vault_errors.ApprovalNeeded: Problem(403, "approval-needed", "It takes somebody's approval"),
     vault_errors.NotAllowed: Problem(403, "not-allowed", "The policy does not allow this"),
     vault_errors.NotFound: Problem(404, "not-found", "Not found"),
     vault_errors.DocumentInBin: Problem(409, "document-in-bin", "The document is in the bin"),
@@ -86,6 +95,9 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     vault_errors.AlreadyExists: Problem(409, "already-exists", "The name is taken"),
     vault_errors.TooManyKeys: Problem(409, "too-many-keys", "Two live API keys exist"),
     vault_errors.KeyVersionInUse: Problem(409, "key-version-in-use", "The key is in use"),
+    vault_errors.DutiesConflict: Problem(409, "duties-conflict", "Two duties of one person"),
+    vault_errors.ApprovalOver: Problem(409, "approval-over", "The approval is over"),
+    vault_errors.SetupIncomplete: Problem(409, "setup-incomplete", "Nobody would carry on"),
     vault_errors.JobUnderWay: Problem(409, "job-under-way", "Such a job is under way"),
     vault_errors.JobEnded: Problem(409, "job-ended", "The job is not in this state"),
     vault_errors.OutlookWorse: Problem(409, "outlook-worse", "More would be lost than accepted"),
@@ -221,5 +233,9 @@ def _place(error: Mapping[str, Any]) -> str:
 def refused_credential(exc: CredentialRefused) -> Unauthenticated:
     """One answer for all reasons but a malformed key, which is no secret."""
     if exc.reason == "malformed":
-        return Unauthenticated("this is not an API key; one starts with sr_ and has four parts")
-    return Unauthenticated("this API key is not valid; ask an administrator for a new one")
+        return Unauthenticated(
+            "this is neither an API key, which starts with sr_ and has four parts, nor a session's token"
+        )
+    return Unauthenticated(
+        "this API key or session is not valid; sign in again, or ask an administrator for a new key"
+    )

@@ -15,11 +15,18 @@ from replication.sitewatch import SiteWatch
 from replication.status import SiteStatuses
 from replication.verify import Verify
 from vault.access.api_keys import ApiKeys
+from vault.access.approvals import Approvals
+from vault.access.departments import Departments
 from vault.access.explain import Explanations
 from vault.access.findings import Findings
+from vault.access.grants import Grants
+from vault.access.people import People
 from vault.access.principals import Principals
+from vault.access.role_grants import RoleGrants
 from vault.access.seal_upkeep import SealUpkeep
 from vault.access.seals import Seals
+from vault.access.sessions import Sessions
+from vault.access.setup import Setup
 from vault.accesslog.writer import AccessLog
 from vault.classes import Classes
 from vault.contents import Contents
@@ -65,7 +72,14 @@ class Services:
     keys: KeyProvider
     access_log: AccessLog
     api_keys: ApiKeys
+    sessions: Sessions
     principals: Principals
+    people: People
+    departments: Departments
+    role_grants: RoleGrants
+    approvals: Approvals
+    grants: Grants
+    setup: Setup
     seals: Seals
     seal_upkeep: SealUpkeep
     findings: Findings

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from vault.access.api_keys import ApiKey, IssuedKey
 from vault.access.policy import Scope
-from vault.access.principals import Principal
+from vault.access.principals import Principal, PrincipalKind
 from vault.classes import NewClass
 from vault.model import (
     Change,
@@ -255,15 +255,16 @@ class HoldShape(BaseModel):
 
 
 class NewPrincipalShape(Given):
-    """A principal to add."""
+    """An application to add. `responsible`: a principal of the person who answers for it."""
 
     name: str
     scopes: list[Scope]
     department: str | None = None
+    responsible: UUID | None = None
 
 
 class PrincipalShape(BaseModel):
-    """One who acts."""
+    """One who acts. Principals with the same `person_id` are one natural person."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -273,6 +274,9 @@ class PrincipalShape(BaseModel):
     scopes: list[Scope]
     created_at: datetime
     disabled_at: datetime | None
+    kind: PrincipalKind
+    person_id: UUID | None
+    display_name: str | None
 
     @classmethod
     def of(cls, principal: Principal) -> Self:

@@ -12,11 +12,14 @@ from datetime import timedelta
 from functools import cached_property, partial
 from uuid import UUID
 
+from sqlalchemy import Connection
+
 from api import metrics
 from api.services import Services, SiteServices
 from api.settings import DatabaseStandby, ScrubSettings, Settings
 from keymgmt.provider import KeyProvider, Purpose
 from keymgmt.unwrapcache import UnwrapCache
+from replication import failover
 from replication.companions import Companions
 from replication.failover import Failover
 from replication.leavings import Leavings
@@ -27,13 +30,23 @@ from replication.sitemarks import SiteMarks
 from replication.sitewatch import RESYNC_OF, SiteWatch
 from replication.status import SiteStatuses
 from replication.verify import Verify
+from vault import keyexport
+from vault.access import role_grants
 from vault.access.api_keys import ApiKeys
+from vault.access.approvals import Approvals
+from vault.access.departments import Departments
 from vault.access.explain import Explanations
 from vault.access.findings import Findings
+from vault.access.grants import Grants
+from vault.access.people import People
+from vault.access.policy import Action
 from vault.access.principals import Principals
+from vault.access.role_grants import RoleGrants
 from vault.access.seal_keys import SealKeys
 from vault.access.seal_upkeep import SealUpkeep
 from vault.access.seals import Seals
+from vault.access.sessions import Sessions
+from vault.access.setup import Setup
 from vault.accesslog.writer import AccessLog
 from vault.catalogue import Catalogues
 from vault.catalogue_writer import CatalogueRewrite, CatalogueWriter
@@ -53,10 +66,12 @@ from vault.journal import Journal
 from vault.keks import Keks
 from vault.keydrill import KeyDrill
 from vault.keyexport import KeyExport
+from vault.notices import NoticeKind
 from vault.objects.health import SiteHealth
 from vault.opening import DocumentKeys
 from vault.orphans import Orphans
 from vault.purge import Purge
+from vault.recovery import keys as recovery_keys
 from vault.recovery.blobs import RecoveryBlobs
 from vault.recovery.epochkeys import EpochKeys
 from vault.recovery.epochs import RecoveryEpochs
@@ -127,7 +142,14 @@ class Wiring:
             keys=self._keys,
             access_log=AccessLog(self._shared),
             api_keys=ApiKeys(self._shared, self._seals, self._findings),
+            sessions=Sessions(self._shared, self._seals, self._findings),
             principals=Principals(self._shared, self._seals),
+            people=People(self._shared, self._seals),
+            departments=Departments(self._shared),
+            role_grants=RoleGrants(self._shared, self._seals, self._grants),
+            approvals=self._approvals(),
+            grants=self._grants,
+            setup=Setup(self._shared, self._seals),
             seals=self._seals,
             seal_upkeep=SealUpkeep(
                 self._shared, self._keys, self._seal_keys, self._seals, self._findings
@@ -149,11 +171,11 @@ class Wiring:
             job_runner=JobRunner(self._service, self._works()),
             keks=self._keks,
             unwrap_cache=self._unwrap_cache,
-            key_export=KeyExport(self._database, self._document_keys),
+            key_export=KeyExport(self._database, self._document_keys, self._grants),
             signing_keys=self._signing_keys,
             epochs=Epochs(self._service),
             rejoin=self._rejoin(),
-            recovery_keys=RecoveryKeys(self._service),
+            recovery_keys=RecoveryKeys(self._service, self._grants),
             recovery_epochs=self._recovery_epochs,
             sites=self._site_services(),
         )
@@ -171,6 +193,22 @@ class Wiring:
     @cached_property
     def _seals(self) -> Seals:
         return Seals(self._vault_id, self._seal_keys, self._findings)
+
+    @cached_property
+    def _grants(self) -> Grants:
+        return Grants(self._database, self._seals, self._announce)
+
+    def _approvals(self) -> Approvals:
+        owners = {
+            Action.KEY_EXPORT: keyexport.owned,
+            Action.ROLE_GRANT: role_grants.owned_by_vault,
+            Action.SITE_FAIL_OVER: failover.owned,
+            Action.KEY_REGISTER_RECOVERY: recovery_keys.owned,
+        }
+        return Approvals(self._database, self._seals, owners, self._announce)
+
+    def _announce(self, connection: Connection, kind: NoticeKind, subject_id: UUID) -> None:
+        """Nobody is told yet."""
 
     # Documents
 
@@ -386,7 +424,7 @@ class Wiring:
             marks=self._marks,
             watch=self._watch(),
             verify=self._verify,
-            failover=Failover(self._service),
+            failover=Failover(self._service, self._grants),
             sweep_holds=self._sweep_holds,
             orphans=Orphans(self._service, sorted(self._stores)),
             statuses=self._statuses,

@@ -32,11 +32,11 @@ from vault.access.api_keys import (
     _KEY_WIDTH,
     _PRINCIPAL_WIDTH,
     ApiKeys,
-    parse,
 )
 from vault.access.policy import Action, Caller, Scope, decide
 from vault.access.sealed_rows import API_KEYS, PRINCIPALS, SealedRow
 from vault.access.seals import Seals
+from vault.access.tokens import TokenKind, parse_token
 
 CALLS: Final = 1000
 MICROSECONDS: Final = 1e6
@@ -49,7 +49,7 @@ class _Unchecked(Seals):
     def check(self, row: SealedRow) -> None: ...
 
     @override
-    def check_key(self, key: SealedRow, principal_epoch: int) -> None: ...
+    def check_follower(self, row: SealedRow, principal_epoch: int) -> None: ...
 
 
 def run(world: World, plan: Plan) -> Iterator[Result]:
@@ -78,14 +78,16 @@ def _looked_up(services: Services, token: str, plan: Plan) -> Iterator[Result]:
         ours=checked,
         target=None,
     )
-    rows = services.database.as_shared().execute(_AUTHENTICATE, {"key": parse(token)[0]})[0]
+    rows = services.database.as_shared().execute(
+        _AUTHENTICATE, {"key": parse_token(token, TokenKind.API_KEY).id}
+    )[0]
     key = API_KEYS.row_of(rows[:_KEY_WIDTH])
     principal = PRINCIPALS.row_of(rows[_KEY_WIDTH : _KEY_WIDTH + _PRINCIPAL_WIDTH])
     encoded = b"".join(row.encoded(services.vault_id) for row in (key, principal))
 
     def check() -> None:
         seals.check(principal)
-        seals.check_key(key, principal.epoch)
+        seals.check_follower(key, principal.epoch)
 
     def digest() -> object:
         return hmac.digest(bytes(32), encoded, "sha256")
@@ -96,7 +98,7 @@ def _looked_up(services: Services, token: str, plan: Plan) -> Iterator[Result]:
 
 
 def _remembered(services: Services, token: str, plan: Plan) -> Result:
-    authenticator = Authenticator(services.api_keys, services.access_log)
+    authenticator = Authenticator(services.api_keys, services.sessions, services.access_log)
     headers = [(b"authorization", f"Bearer {token}".encode())]
     request = Request({"type": "http", "headers": headers})
 

@@ -42,7 +42,7 @@ def run(world: World, plan: Plan) -> Iterator[Result]:
             ("search of a rare name in one department", rare, ONE, one, None),
             ("search of a rare name in every department", rare, None, every, None),
         ):
-            query = _filtered(wanted, department)
+            query = _filtered(wanted, ((department, None),) if department else None)
             _show_plan(what, service, context, query)
             for how, ask in (("", _page), (", the statement alone", _statement)):
                 yield _compare(

@@ -13,7 +13,9 @@ from typing import Final
 
 from sqlalchemy import Connection, select, text, update
 
+from vault.access.approvals import Owned, Target, part
 from vault.access.authorise import require
+from vault.access.grants import Grants
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.database import ServiceDatabase
@@ -51,8 +53,9 @@ class Outlook:
 class Failover:
     """Moves of this vault between its sites."""
 
-    def __init__(self, database: ServiceDatabase) -> None:
+    def __init__(self, database: ServiceDatabase, grants: Grants) -> None:
         self._database = database
+        self._grants = grants
 
     def outlook(self, actor: Actor, site: str) -> Outlook:
         """What failing over to `site` would mean. Raises: NotAllowed, NotFound, DatabaseUnavailable."""
@@ -64,7 +67,7 @@ class Failover:
         return found
 
     def run(self, actor: Actor, site: str, *, accepted: int) -> Outlook:
-        """Let `site` go on alone, and fence the other.
+        """Let `site` go on alone, and fence the other. It takes two operators, where there are two.
 
         Args:
             accepted: `Outlook.only_elsewhere`, as the caller saw it.
@@ -72,15 +75,16 @@ class Failover:
         Returns: what it meant.
 
         Raises:
-            NotAllowed, NotFound, DatabaseUnavailable.
+            NotAllowed, ApprovalNeeded, NotFound, DatabaseUnavailable.
             OutlookWorse: more documents would be out of reach than the caller accepted; nothing was done.
         """
-        require(actor.caller, Action.SITE_MANAGE)
+        require(actor.caller, Action.SITE_FAIL_OVER)
         with self._database.transaction() as connection:
             epoch = _next_epoch(connection)
             found = _outlook(connection, site)
             if found.only_elsewhere > accepted:
                 raise OutlookWorse(found.only_elsewhere)
+            self._grants.use(connection, actor, Action.SITE_FAIL_OVER, {"site": site})
             _admit(connection, site, epoch)
             connection.execute(
                 update(sites)
@@ -105,6 +109,14 @@ class Failover:
             _admit(connection, site, epoch)
             detail = {"site": site, "epoch": epoch}
             record(connection, AccessEvent(EventType.SITE_ADMITTED, actor, detail=detail))
+
+
+def owned(connection: Connection, _actor: Actor, target: Target) -> Owned:
+    """A site to fail over to, as the target of an approval. Raises: NotFound, InvalidValue."""
+    site = part(target, "site")
+    if not _exists(connection, site):
+        raise NotFound("site")
+    return Owned({"site": site})
 
 
 def _next_epoch(connection: Connection) -> int:

@@ -21,7 +21,7 @@ from vault.access.policy import Action
 from vault.accesslog.event import (
     EVENT_ROW,
     EVENT_TYPES,
-    LIVE_KEY,
+    LIVE_CREDENTIAL,
     AccessEvent,
     Actor,
     EventType,
@@ -169,7 +169,7 @@ class Commits:
     def _why_not_committed(self, event: AccessEvent, sealed: SealedVersion) -> Exception:
         """Which of the conditions of `_UPLOAD_TAKEN` did not hold."""
         values = {
-            "event_api_key": event.parameters()["event_api_key"],
+            **{name: event.parameters()[name] for name in ("event_api_key", "event_session")},
             "recovery_epoch": sealed.recovery.epoch,
         }
         row = self._database.execute(NOBODY, _CONDITIONS, values)[0]
@@ -201,7 +201,12 @@ def judge_new_version(actor: Actor, document: Document, new: NewVersion) -> None
 
     Raises: NotAllowed, NotFound, DocumentInBin, PreconditionFailed.
     """
-    require(actor.caller, Action.DOCUMENT_UPDATE, document.department)
+    require(
+        actor.caller,
+        Action.DOCUMENT_UPDATE,
+        document.department,
+        class_name=document.class_name,
+    )
     if document.state is not DocumentState.LIVE:
         raise DocumentInBin
     if new.expected is not None and document.version.id not in new.expected:
@@ -223,7 +228,7 @@ _NEWEST_EPOCH = """
 
 _UPLOAD_TAKEN = f"""
     DELETE FROM uploads
-    WHERE object_id = :object_id AND state = 'open' AND EXISTS ({LIVE_KEY}) AND {_NEWEST_EPOCH}
+    WHERE object_id = :object_id AND state = 'open' AND {LIVE_CREDENTIAL} AND {_NEWEST_EPOCH}
       AND EXISTS ({MAY_WRITE}) AND (NOT CAST(:needs_standby AS boolean) OR {WAITS_FOR_STANDBY})
     RETURNING object_id"""  # noqa: S608 (made of constants)
 
@@ -316,6 +321,6 @@ SELECT created_at FROM version""",  # noqa: S608 (made of constants)
 
 _CONDITIONS = text(
     f"""
-    SELECT EXISTS ({LIVE_KEY}) AS key_is_live, {_NEWEST_EPOCH} AS epoch_is_newest,
+    SELECT {LIVE_CREDENTIAL} AS key_is_live, {_NEWEST_EPOCH} AS epoch_is_newest,
            {WAITS_FOR_STANDBY} AS waits_for_standby"""
 )

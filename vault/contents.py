@@ -177,7 +177,7 @@ def readable(
     """
     require(actor.caller, action)
     document = find_document(connection, document_id)
-    require(actor.caller, action, document.department)
+    require(actor.caller, action, document.department, class_name=document.class_name)
     if document.state is not DocumentState.LIVE:
         raise DocumentInBin
     if number in (None, document.version.number):

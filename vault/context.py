@@ -19,7 +19,8 @@ from uuid import UUID
 from vault.access.policy import EVERY_DEPARTMENT, Caller
 
 _QUOTABLE: Final = re.compile(r"[^'\\%\0]*")
-"""What stands in quotes as itself, whatever the server's settings; every name of a department does."""
+"""What stands in quotes as itself, whatever the server's settings; every name of a department does, and none
+holds a comma (vault.names.label)."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Context:
     Attributes:
         kind: `caller`, or `service` for the tables that only the service itself works on; None: only
             what belongs to no department.
-        departments: a department, `EVERY_DEPARTMENT`, or None for none.
+        departments: departments with commas between them, `EVERY_DEPARTMENT`, or None for none.
         principal_id: whose idempotency keys these are.
         new_document_id: of a document that this transaction makes. Within one statement PostgreSQL does
             not see yet to which department it belongs.
@@ -85,5 +86,5 @@ def as_caller(caller: Caller, *, everywhere: bool = False) -> Context:
     Args:
         everywhere: a right of theirs reaches into every department, whichever they work for.
     """
-    departments = EVERY_DEPARTMENT if everywhere else caller.department
+    departments = EVERY_DEPARTMENT if everywhere else ",".join(caller.departments) or None
     return Context("caller", departments, caller.principal_id)

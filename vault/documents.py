@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Select, exists, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from vault.access.authorise import require
-from vault.access.policy import Action
+from vault.access.policy import Action, Reach
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.classes import Classes
 from vault.context import as_caller
 from vault.database import Database
 from vault.errors import (
-    DocumentHeld,
     DocumentInBin,
     DocumentNotFit,
     DocumentNotInBin,
@@ -89,11 +101,11 @@ class Documents:
             InvalidPageToken: not this list's.
         """
         caller = actor.caller
-        require(caller, Action.DOCUMENT_LIST, wanted.department)
-        if caller.department is None:
+        require(caller, Action.DOCUMENT_LIST, wanted.department, class_name=wanted.class_name)
+        seen = caller.reach(Action.DOCUMENT_LIST)
+        if seen == ():
             raise NotAllowed("documents belong to departments, and you work for none")
-        seen = caller.narrowed_to
-        query = _filtered(wanted, wanted.department or seen)
+        query = _filtered(wanted, seen)
         searched = wanted.name_contains is not None
         kind = EventType.DOCUMENTS_SEARCHED if searched else EventType.DOCUMENTS_LISTED
         with self._database.transaction(as_caller(actor.caller)) as connection:
@@ -156,7 +168,7 @@ class Documents:
         """
         with self._database.transaction(as_caller(actor.caller)) as connection:
             document = lock_document(connection, document_id)
-            require(actor.caller, Action.DOCUMENT_UPDATE, document.department)
+            _require(actor, Action.DOCUMENT_UPDATE, document)
             if document.state is not DocumentState.LIVE:
                 raise DocumentInBin
             if expected_revision not in (None, document.revision):
@@ -191,13 +203,12 @@ class Documents:
         """
         with self._database.transaction(as_caller(actor.caller)) as connection:
             document = lock_document(connection, document_id)
-            require(actor.caller, Action.DOCUMENT_BIN, document.department)
+            _require(actor, Action.DOCUMENT_BIN, document)
             if document.state is not DocumentState.LIVE:
                 raise DocumentInBin
             if expected_revision not in (None, document.revision):
                 raise PreconditionFailed
-            if is_held(connection, document_id):
-                raise DocumentHeld
+            _require(actor, Action.DOCUMENT_BIN, document, is_held=is_held(connection, document_id))
             _set_state(connection, document_id, DocumentState.BINNED)
             record(connection, AccessEvent(EventType.DOCUMENT_BINNED, actor, document_id))
             return find_document(connection, document_id)
@@ -206,7 +217,7 @@ class Documents:
         """Take a document out of the bin. Raises: NotFound, NotAllowed, DocumentNotInBin."""
         with self._database.transaction(as_caller(actor.caller)) as connection:
             document = lock_document(connection, document_id)
-            require(actor.caller, Action.DOCUMENT_BIN, document.department)
+            _require(actor, Action.DOCUMENT_BIN, document)
             if document.state is not DocumentState.BINNED:
                 raise DocumentNotInBin
             _set_state(connection, document_id, DocumentState.LIVE)
@@ -221,11 +232,13 @@ class Documents:
             after["name"] = document_name(changes.name)
         if changes.department is not None:
             after["department"] = label(changes.department, "department")
-            require(actor.caller, Action.DOCUMENT_MOVE, after["department"], "department")
+            _require(actor, Action.DOCUMENT_MOVE, document)
         if changes.class_name is not None:
             rules = self._classes.get(changes.class_name)
             _require_fit(connection, document, rules)
             after["class_name"] = rules.name
+        if after.keys() - {"name"}:
+            _require_there(actor, document, after)
         return after
 
 
@@ -239,14 +252,26 @@ def _visible(connection: Connection, actor: Actor, document_id: UUID) -> Documen
     # The scope first: who may read nothing learns nothing from which ids exist.
     require(actor.caller, Action.DOCUMENT_READ)
     document = find_document(connection, document_id)
-    require(actor.caller, Action.DOCUMENT_READ, document.department)
+    _require(actor, Action.DOCUMENT_READ, document)
     return document
 
 
-def _filtered(wanted: Filter, department: str | None) -> Select[Any]:
+def _require(actor: Actor, action: Action, document: Document, *, is_held: bool = False) -> None:
+    require(
+        actor.caller,
+        action,
+        document.department,
+        class_name=document.class_name,
+        is_held=is_held,
+    )
+
+
+def _filtered(wanted: Filter, seen: Reach | None) -> Select[Any]:
     query = select_documents().where(documents.c.state == wanted.state.value)
-    if department is not None:
-        query = query.where(documents.c.department == department)
+    if seen is not None:
+        query = query.where(_within(seen))
+    if wanted.department is not None:
+        query = query.where(documents.c.department == wanted.department)
     if wanted.class_name is not None:
         query = query.where(documents.c.class_name == wanted.class_name)
     if wanted.created_after is not None:
@@ -256,6 +281,29 @@ def _filtered(wanted: Filter, department: str | None) -> Select[Any]:
     if wanted.name_contains is not None:
         query = query.where(documents.c.name.icontains(wanted.name_contains, autoescape=True))
     return query
+
+
+def _require_there(actor: Actor, document: Document, after: Mapping[str, str]) -> None:
+    """Nobody moves a document to where they could not have filed it."""
+    moves = "department" in after
+    require(
+        actor.caller,
+        Action.DOCUMENT_MOVE if moves else Action.DOCUMENT_UPDATE,
+        after.get("department", document.department),
+        "department" if moves else "document",
+        class_name=after.get("class_name", document.class_name),
+    )
+
+
+def _within(seen: Reach) -> ColumnElement[bool]:
+    return or_(
+        *(
+            documents.c.department == department
+            if class_name is None
+            else and_(documents.c.department == department, documents.c.class_name == class_name)
+            for department, class_name in seen
+        )
+    )
 
 
 def _require_fit(connection: Connection, document: Document, rules: DocumentClass) -> None:

@@ -3,7 +3,9 @@
 VaultError
 ├── NotFound                    missing, or not visible to this caller: the two are never told apart
 ├── NotAllowed                  the policy says no; carries the rule in words
-├── CredentialRevoked           the API key died between authentication and the act
+│   ├── StepUpNeeded            not before they have proved once more who they are
+│   └── ApprovalNeeded          not without an approval, which somebody else gives
+├── CredentialRevoked           the API key or session died between authentication and the act
 ├── InvalidInput                the caller's data; each carries what to do, never the data itself
 │   ├── InvalidName, InvalidValue, InvalidPageToken, UnknownClass
 │   ├── TooLarge, MediaTypeNotAllowed
@@ -12,6 +14,7 @@ VaultError
 │   ├── PreconditionFailed, DocumentInBin, DocumentNotInBin, DocumentHeld
 │   ├── AlreadyExists, TooManyKeys, KeyVersionInUse
 │   ├── JobUnderWay, JobEnded, OutlookWorse, SweepHeld
+│   ├── DutiesConflict, ApprovalOver, SetupIncomplete
 │   └── IdempotencyInFlight, IdempotencyMismatch
 ├── IntegrityFailure            stored bytes or keys are not what the database says
 └── Unavailable                 try again later
@@ -47,11 +50,19 @@ class NotAllowed(VaultError):
         self.rule = rule
 
 
+class StepUpNeeded(NotAllowed):
+    """Allowed to this person, once they have proved again who they are."""
+
+
+class ApprovalNeeded(NotAllowed):
+    """Allowed to this caller, with a grant that somebody else has approved."""
+
+
 class CredentialRevoked(VaultError):
-    """The API key was revoked or expired, or its principal disabled, while the request ran."""
+    """The API key or session ended, or its principal's authority changed, while the request ran."""
 
     def __init__(self) -> None:
-        super().__init__("this API key is no longer valid")
+        super().__init__("this API key or session is no longer valid")
 
 
 class InvalidInput(VaultError):
@@ -185,6 +196,32 @@ class SweepHeld(Conflict):
         super().__init__(
             "since a restore or failover the database may be older than the objects; "
             "confirm the sweep first"
+        )
+
+
+class DutiesConflict(Conflict):
+    """One person would do what two have to do."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the person holds a role of another duty, and nobody has two of them; revoke that role first"
+        )
+
+
+class ApprovalOver(Conflict):
+    """The approval was decided, withdrawn or not decided in time."""
+
+    def __init__(self, state: str) -> None:
+        super().__init__(f"the approval is {state}; ask for another one where it is still needed")
+
+
+class SetupIncomplete(Conflict):
+    """Set-up cannot be closed while nobody is there to carry on."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "set-up ends once there are two security administrators, an operator and an auditor who can "
+            "sign in; grant those roles first"
         )
 
 

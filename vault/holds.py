@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Row, func, insert, select, update
 
 from vault.access.authorise import require
-from vault.access.policy import Action, Scope
+from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.context import Context, as_caller
 from vault.database import Database
@@ -46,7 +46,7 @@ class Holds:
             "reason": reason,
             "placed_by": actor.caller.principal_id,
         }
-        with self._database.transaction(_context(actor)) as connection:
+        with self._database.transaction(_context(actor, Action.HOLD_PLACE)) as connection:
             lock_document(connection, document_id)
             row = connection.execute(insert(holds).values(values).returning(holds)).one()
             detail = {"hold": str(row.id)}
@@ -58,7 +58,7 @@ class Holds:
         """End a hold. Idempotent: the first release counts. Raises: NotFound, NotAllowed."""
         require(actor.caller, Action.HOLD_RELEASE)
         table = holds.c
-        with self._database.transaction(_context(actor)) as connection:
+        with self._database.transaction(_context(actor, Action.HOLD_RELEASE)) as connection:
             row = connection.execute(
                 update(holds)
                 .where(table.id == hold_id)
@@ -83,15 +83,15 @@ class Holds:
         query = select(holds)
         if document_id is not None:
             query = query.where(holds.c.document_id == document_id)
-        with self._database.transaction(_context(actor)) as connection:
+        with self._database.transaction(_context(actor, Action.HOLD_LIST)) as connection:
             page = _HOLDS.fetch(connection, query, request, {"document": document_id})
             record(connection, AccessEvent(EventType.HOLDS_LISTED, actor, document_id))
         return page
 
 
-def _context(actor: Actor) -> Context:
-    """Holds are an administrator's matter, whichever department the document belongs to."""
-    return as_caller(actor.caller, everywhere=Scope.ADMIN in actor.caller.scopes)
+def _context(actor: Actor, action: Action) -> Context:
+    """Holds are a matter of the whole vault, whichever department the document belongs to."""
+    return as_caller(actor.caller, everywhere=actor.caller.reaches_everywhere(action))
 
 
 def _hold(row: Row[Any]) -> Hold:

@@ -42,6 +42,24 @@ def document_name(raw: str) -> str:
     return name
 
 
+def display_text(raw: str, kind: str, max_characters: int) -> str:
+    """`raw` in NFC, if it may stand where people read it: one line, nothing that misleads.
+
+    Raises:
+        InvalidValue: says which rule it breaks, never the text.
+    """
+    text = unicodedata.normalize("NFC", raw).strip()
+    if not text or len(text) > max_characters:
+        raise InvalidValue(f"a {kind} has 1 to {max_characters} characters")
+    if any(unicodedata.category(character) in _REFUSED_CATEGORIES for character in text):
+        raise InvalidValue(f"the {kind} holds control, line-separating or private-use characters")
+    if not _BIDI_CONTROLS.isdisjoint(text):
+        raise InvalidValue(
+            f"the {kind} holds bidirectional controls, which make it read as another"
+        )
+    return text
+
+
 def label(raw: str, kind: str) -> str:
     """`raw`, if it may name a class, department or principal: 1 to 64 of ``a-z 0-9 . _ -``.
 

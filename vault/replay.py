@@ -39,7 +39,8 @@ class Replay:
         self._context = as_caller(actor.caller)
         with database.transaction(self._context) as connection:
             self._document = _as_created(connection, first)
-        require(actor.caller, Action.DOCUMENT_CREATE, self._document.department)
+        found = self._document
+        require(actor.caller, Action.DOCUMENT_CREATE, found.department, class_name=found.class_name)
         version = self._document.version
         data_key, _ = keys.open(self._document.id, version)
         self._fingerprint = Fingerprint(data_key, new.fingerprint_parameters())

@@ -49,6 +49,10 @@ SHARED: Final = {
     "classes": "rules that everybody files under",
     "principals": "a caller is recognised before anything is known of them",
     "api_keys": "likewise; secrets are digests",
+    "departments": "names that everybody may know",
+    "person_duties": "a constraint's memory: an id and a word",
+    "role_grants": "a caller is recognised before anything is known of them",
+    "sessions": "likewise; tokens are digests",
     "processes": "heartbeats",
     "uploads": "ids of objects that no document owns yet",
     "journal": "ids of objects and sites; every upload writes it",
@@ -79,7 +83,7 @@ def _seal() -> tuple[Column[Any], ...]:
             Integer,
             nullable=False,
             server_default=text("1"),
-            comment="rises when a key is revoked or its principal disabled",
+            comment="rises with every change of the principal's authority",
         ),
         Column("seal", LargeBinary),
         Column("seal_key_id", Text),
@@ -143,8 +147,25 @@ principals = Table(
     Column("scopes", ARRAY(Text), nullable=False),
     Column("created_at", Moment, nullable=False, server_default=NOW),
     Column("disabled_at", Moment),
+    Column(
+        "kind",
+        Text,
+        CheckConstraint("kind IN ('application', 'person')", name="kind"),
+        nullable=False,
+        server_default=text("'application'"),
+    ),
+    Column("person_id", Uuid, comment="the natural person behind it, whichever their accounts"),
+    Column("display_name", Text),
     *_seal(),
+    CheckConstraint("(kind = 'person') = (cardinality(scopes) = 0)", name="scopes_of_applications"),
+    CheckConstraint("kind <> 'person' OR person_id IS NOT NULL", name="person"),
+    CheckConstraint(
+        "NOT scopes && ARRAY['operate', 'audit'] OR cardinality(scopes) = 1"
+        " OR scopes && ARRAY['admin']",
+        name="duties",
+    ),
 )
+Index("ix_principals_person", principals.c.person_id)
 
 api_keys = Table(
     "api_keys",
@@ -159,6 +180,169 @@ api_keys = Table(
     Column("last_used_at", Moment),
     *_seal(),
 )
+
+departments = Table(
+    "departments",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("title", Text, nullable=False, comment="as people call it, in whatever script"),
+    Column("created_at", Moment, nullable=False, server_default=NOW),
+    Column("closed_at", Moment),
+)
+
+person_duties = Table(
+    "person_duties",
+    metadata,
+    Column("person_id", Uuid, primary_key=True),
+    Column("duty", Text, nullable=False),
+    UniqueConstraint("person_id", "duty"),
+    comment="one duty a person: what keeps the administrators apart",
+)
+
+_DEPARTMENTAL_ROLES = "role IN ('staff', 'archive_manager', 'department_head')"
+_DUTY = f"""CASE WHEN revoked_at IS NOT NULL THEN NULL
+        WHEN {_DEPARTMENTAL_ROLES} THEN 'business'
+        WHEN role = 'compliance' THEN 'compliance'
+        WHEN role = 'it_operations' THEN 'system'
+        WHEN role = 'security_administrator' THEN 'security'
+        WHEN role = 'auditor' THEN 'audit' END"""
+
+role_grants = Table(
+    "role_grants",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("principal_id", Uuid, ForeignKey("principals.id"), nullable=False),
+    Column("person_id", Uuid, nullable=False),
+    Column(
+        "role",
+        Text,
+        CheckConstraint(
+            f"{_DEPARTMENTAL_ROLES} OR role IN"
+            " ('compliance', 'it_operations', 'security_administrator', 'auditor')",
+            name="role",
+        ),
+        nullable=False,
+    ),
+    Column("department", Text, ForeignKey("departments.name")),
+    Column("class", Text, ForeignKey("classes.name"), key="class_name"),
+    Column("deputy_of", Uuid, comment="the person in whose place"),
+    Column("starts_at", Moment, nullable=False, server_default=NOW),
+    Column("ends_at", Moment),
+    Column("granted_at", Moment, nullable=False, server_default=NOW),
+    Column("granted_by", Uuid, ForeignKey("principals.id"), nullable=False),
+    Column("revoked_at", Moment),
+    Column("duty", Text, Computed(_DUTY, persisted=True)),
+    *_seal(),
+    CheckConstraint(f"({_DEPARTMENTAL_ROLES}) = (department IS NOT NULL)", name="where"),
+    CheckConstraint('"class" IS NULL OR department IS NOT NULL', name="class"),
+    CheckConstraint("deputy_of IS NULL OR ends_at IS NOT NULL", name="deputy_ends"),
+    CheckConstraint("deputy_of <> person_id", name="deputy"),
+    CheckConstraint("ends_at > starts_at", name="period"),
+    CheckConstraint("granted_by <> principal_id", name="own"),
+    ForeignKeyConstraint(
+        ["person_id", "duty"], ["person_duties.person_id", "person_duties.duty"], name="duty"
+    ),
+)
+Index(
+    "ix_role_grants_once",
+    *("principal_id", "role", "department", "class_name", "deputy_of"),
+    unique=True,
+    postgresql_nulls_not_distinct=True,
+    postgresql_where=role_grants.c.revoked_at.is_(None),
+    _table=role_grants,
+)
+Index("ix_role_grants_principal", role_grants.c.principal_id)
+Index("ix_role_grants_page", desc("granted_at"), desc("id"), _table=role_grants)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("principal_id", Uuid, ForeignKey("principals.id"), nullable=False),
+    Column("token_sha256", LargeBinary, nullable=False),
+    Column(
+        "method",
+        Text,
+        CheckConstraint("method IN ('password', 'oidc')", name="method"),
+        nullable=False,
+    ),
+    Column("began_at", Moment, nullable=False, server_default=NOW),
+    Column("expires_at", Moment, nullable=False),
+    Column("stepped_up_at", Moment),
+    Column("revoked_at", Moment),
+    Column("last_seen_at", Moment, nullable=False, server_default=NOW),
+    *_seal(),
+)
+Index("ix_sessions_principal", sessions.c.principal_id)
+Index("ix_sessions_page", desc("began_at"), desc("id"), _table=sessions)
+
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("action", Text, nullable=False, comment="vault.access.policy.Action"),
+    Column("target", Text, nullable=False, comment="canonical JSON"),
+    Column("department", Text, comment="owns the target; NULL: the vault"),
+    Column("purpose", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("ticket", Text),
+    Column("uses", Integer, CheckConstraint("uses BETWEEN 1 AND 100", name="uses"), nullable=False),
+    Column("lasts_seconds", Integer, nullable=False),
+    Column("requested_by", Uuid, ForeignKey("principals.id"), nullable=False),
+    Column("requested_person", Uuid),
+    Column("requested_at", Moment, nullable=False, server_default=NOW),
+    Column("decide_before", Moment, nullable=False),
+    Column("escalated_at", Moment),
+    Column(
+        "state",
+        Text,
+        CheckConstraint(
+            "state IN ('requested', 'approved', 'denied', 'withdrawn', 'expired')", name="state"
+        ),
+        nullable=False,
+    ),
+    Column("decided_by", Uuid, ForeignKey("principals.id")),
+    Column("decided_person", Uuid),
+    Column("decided_for", Uuid, comment="the person in whose place a deputy decided"),
+    Column("decided_at", Moment),
+    Column("comment", Text),
+    Column("seal", LargeBinary),
+    Column("seal_key_id", Text),
+    CheckConstraint("decided_by <> requested_by", name="own"),
+    CheckConstraint("decided_person <> requested_person", name="same_person"),
+    CheckConstraint("decided_for <> requested_person", name="own_deputy"),
+    CheckConstraint(
+        "(state IN ('approved', 'denied')) = (decided_person IS NOT NULL)", name="decided"
+    ),
+)
+Index("ix_approvals_page", desc("requested_at"), desc("id"), _table=approvals)
+Index(
+    "ix_approvals_open",
+    approvals.c.decide_before,
+    postgresql_where=text("state = 'requested'"),
+)
+
+grants = Table(
+    "grants",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("approval_id", Uuid, ForeignKey("approvals.id"), nullable=False, unique=True),
+    Column("principal_id", Uuid, ForeignKey("principals.id"), nullable=False),
+    Column("action", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("department", Text),
+    Column("granted_at", Moment, nullable=False, server_default=NOW),
+    Column("expires_at", Moment, nullable=False),
+    Column("max_uses", Integer, nullable=False),
+    Column("remaining", Integer, nullable=False),
+    Column("revoked_at", Moment),
+    Column("seal", LargeBinary),
+    Column("seal_key_id", Text),
+    CheckConstraint("remaining BETWEEN 0 AND max_uses", name="remaining"),
+    comment="what approvals gave",
+)
+Index("ix_grants_usable", grants.c.principal_id, grants.c.action)
+Index("ix_grants_page", desc("granted_at"), desc("id"), _table=grants)
 
 seal_keys = Table(
     "seal_keys",
@@ -646,6 +830,7 @@ access_events = Table(
     Column("type", Text, nullable=False, comment="vault.accesslog.event.EventType"),
     Column("principal_id", Uuid),
     Column("api_key_id", Text),
+    Column("session_id", Uuid),
     Column("request_id", Text),
     Column("document_id", Uuid),
     Column("version", Integer),

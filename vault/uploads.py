@@ -103,7 +103,13 @@ class Uploads:
             IdempotencyInFlight: the first request with this key still runs.
             KeyManagementError, PeerAway, StandbyAway, DatabaseUnavailable: a dependency is away.
         """
-        require(actor.caller, Action.DOCUMENT_CREATE, new.department, "department")
+        require(
+            actor.caller,
+            Action.DOCUMENT_CREATE,
+            new.department,
+            "department",
+            class_name=new.class_name,
+        )
         rules = self._rules(new.class_name, new.declared_size_bytes)
         document_id, object_id = uuid4(), self._rows.take()
         if idempotency_key is not None:

@@ -25,7 +25,7 @@ from api.shapes import (
     RotateKeyShape,
 )
 from vault.access.policy import Action
-from vault.access.principals import NewPrincipal
+from vault.access.principals import NewPrincipal, PrincipalKind
 from vault.accesslog.event import Actor
 from vault.paging import PageRequest
 
@@ -36,6 +36,8 @@ ClassAdder = Annotated[Actor, allowed_to(Action.CLASS_ADD)]
 HoldPlacer = Annotated[Actor, allowed_to(Action.HOLD_PLACE)]
 HoldReleaser = Annotated[Actor, allowed_to(Action.HOLD_RELEASE)]
 HoldLister = Annotated[Actor, allowed_to(Action.HOLD_LIST)]
+PrincipalLister = Annotated[Actor, allowed_to(Action.PRINCIPAL_LIST)]
+KeyLister = Annotated[Actor, allowed_to(Action.API_KEY_LIST)]
 PrincipalManager = Annotated[Actor, allowed_to(Action.PRINCIPAL_MANAGE)]
 KeyManager = Annotated[Actor, allowed_to(Action.API_KEY_MANAGE)]
 KeyHolder = Annotated[Actor, allowed_to(Action.API_KEY_ROTATE_OWN)]
@@ -93,12 +95,13 @@ def release_hold(services: ServicesOf, actor: HoldReleaser, hold_id: UUID) -> Ho
 @router.get("/principals")
 def list_principals(
     services: ServicesOf,
-    actor: PrincipalManager,
+    actor: PrincipalLister,
+    kind: PrincipalKind | None = None,
     page_size: PageSize = 100,
     page_token: PageToken = None,
 ) -> PageShape[PrincipalShape]:
     """Principals, newest first."""
-    page = services.principals.list(actor, PageRequest(page_size, page_token))
+    page = services.principals.list(actor, PageRequest(page_size, page_token), kind)
     return PageShape[PrincipalShape].of(page, PrincipalShape.of)
 
 
@@ -106,8 +109,8 @@ def list_principals(
 def add_principal(
     services: ServicesOf, actor: PrincipalManager, given: NewPrincipalShape
 ) -> PrincipalShape:
-    """Add a principal."""
-    new = NewPrincipal(given.name, given.scopes, given.department)
+    """Add an application."""
+    new = NewPrincipal(given.name, given.scopes, given.department, given.responsible)
     return PrincipalShape.of(services.principals.add(actor, new))
 
 
@@ -122,7 +125,7 @@ def disable_principal(
 @router.get("/api-keys")
 def list_keys(
     services: ServicesOf,
-    actor: KeyManager,
+    actor: KeyLister,
     principal_id: UUID | None = None,
     page_size: PageSize = 100,
     page_token: PageToken = None,

@@ -24,7 +24,7 @@ from api.headers import (
 from api.intake import take_in
 from api.multipart import MultipartBody
 from api.shapes import DocumentMetadata, DocumentShape
-from vault.access.policy import EVERY_DEPARTMENT, Action
+from vault.access.policy import Action
 from vault.accesslog.event import Actor
 from vault.idempotency import IdempotencyKey
 from vault.incoming import NewDocument, NewVersion
@@ -206,10 +206,10 @@ def _metadata(given: dict[str, object]) -> DocumentMetadata:
 
 
 def _department(actor: Actor, given: str | None) -> str:
-    own = actor.caller.department
-    if given is None and own in (None, EVERY_DEPARTMENT):
+    department = given or actor.caller.only_department
+    if department is None:
         raise BadRequest("say which department the document belongs to: ?department=…")
-    return given or own or ""
+    return department
 
 
 def _declared_size(request: Request) -> int | None:

@@ -33,6 +33,7 @@ router = APIRouter(prefix="/v1", tags=["sites"])
 
 Lister = Annotated[Actor, allowed_to(Action.SITE_LIST)]
 Manager = Annotated[Actor, allowed_to(Action.SITE_MANAGE)]
+FailoverRunner = Annotated[Actor, allowed_to(Action.SITE_FAIL_OVER)]
 OpenOnly = Annotated[bool, Query(alias="open", description="only those that are not resolved")]
 
 
@@ -123,7 +124,7 @@ def view_outlook(services: ServicesOf, actor: Lister, site: str) -> OutlookShape
 
 @router.post("/sites/{site}/failover")
 def fail_over(
-    services: ServicesOf, actor: Manager, site: str, given: FailoverShape
+    services: ServicesOf, actor: FailoverRunner, site: str, given: FailoverShape
 ) -> OutlookShape:
     """Let this site go on alone and fence the other; 409 if it means more than was accepted."""
     outlook = services.sites.failover.run(actor, site, accepted=given.accepted)

@@ -16,7 +16,7 @@ from api.auth import PUBLIC, UndeclaredPermission, refuse_undeclared_routes
 from api.embedded import DatabaseUrls
 from tests.api.helpers import named, upload
 from tests.running import RunningService
-from vault.access.api_keys import CredentialRefused
+from vault.access.credentials import CredentialRefused
 from vault.accesslog.event import Actor
 
 

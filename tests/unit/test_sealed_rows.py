@@ -10,7 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vault.access.sealed_rows import API_KEYS, PRINCIPALS, encode
+from vault.access.sealed_rows import (
+    API_KEYS,
+    APPROVALS,
+    GRANTS,
+    PRINCIPALS,
+    ROLE_GRANTS,
+    SEALED,
+    SESSIONS,
+    SealedTable,
+    encode,
+)
+from vault.tables import metadata
 
 TAG = b"strongroom/authority/v1"
 VAULT = UUID("0198aaaa-0000-7000-8000-000000000001")
@@ -117,15 +128,46 @@ def test_the_encoding_of_a_row_never_changes() -> None:
     assert encode(VAULT, "api_keys", row).hex() == expected
 
 
-def test_all_columns_are_sealed_but_those_that_give_nothing() -> None:
-    ours = {"seal", "seal_key_id"}
-    for sealed, unsealed in (
+def test_a_later_column_counts_once_it_holds_more_than_its_default() -> None:
+    old = {
+        "id": PRINCIPAL,
+        "name": "crm",
+        "department": None,
+        "scopes": ["read"],
+        "disabled_at": None,
+        "authority_epoch": 1,
+    }
+    as_before = PRINCIPALS.encode(VAULT, old | dict(PRINCIPALS.later))
+    assert as_before == encode(VAULT, "principals", list(old.values()))
+    named = PRINCIPALS.encode(VAULT, old | dict(PRINCIPALS.later) | {"person_id": VAULT})
+    assert decode(named) == (VAULT, "principals", [*old.values(), "person_id", VAULT])
+
+
+@pytest.mark.parametrize(
+    ("sealed", "unsealed"),
+    [
         (PRINCIPALS, {"created_at"}),
         (API_KEYS, {"created_at", "last_used_at"}),
-    ):
-        assert set(sealed.table.c.keys()) - set(sealed.columns) - ours == unsealed
-        assert sealed.columns[0] == "id"
-        assert sealed.columns[-1] == "authority_epoch"
+        (ROLE_GRANTS, {"granted_at", "duty"}),
+        (SESSIONS, {"began_at", "last_seen_at"}),
+        (APPROVALS, {"requested_at"}),
+        (GRANTS, {"granted_at"}),
+    ],
+    ids=lambda given: given.name if isinstance(given, SealedTable) else "",
+)
+def test_all_columns_are_sealed_but_those_that_give_nothing(
+    sealed: SealedTable, unsealed: set[str]
+) -> None:
+    ours = {"seal", "seal_key_id"}
+    assert set(sealed.table.c.keys()) - set(sealed.all_columns) - ours == unsealed
+    assert sealed.columns[0] == "id"
+    if sealed.follows_principal:
+        assert {"principal_id", "revoked_at", "authority_epoch"} <= set(sealed.columns)
+
+
+def test_every_table_with_a_seal_is_known() -> None:
+    bearing = {table.name for table in metadata.sorted_tables if "seal" in table.c}
+    assert bearing == {sealed.name for sealed in SEALED}
 
 
 @pytest.mark.parametrize("wrong", [1.5, {"a": 1}, object()])

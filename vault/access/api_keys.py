@@ -1,21 +1,13 @@
 """API keys: what an application shows to be recognised.
 
-```
-sr_<key id, 16 hex>_<secret, 43 base64url>_<checksum, 8 hex>
-```
-The secret has 256 random bits, so one SHA-256 at rest is enough: there is nothing to guess. The checksum
-(CRC-32 of what stands before it) tells a mistyped key from a wrong one without asking the database, and
-lets scanners recognise a leaked one. Rows of keys are sealed, and checked whenever they are used
+They are tokens (`vault.access.tokens`). Rows of keys are sealed, and checked whenever they are used
 (`vault.access.seals`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-import re
 import secrets
-import zlib
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -24,10 +16,12 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, bindparam, func, insert, literal, or_, select, update
 
+from vault.access.credentials import CredentialRefused
 from vault.access.findings import Findings, SealBroken
 from vault.access.policy import Caller, Scope
 from vault.access.sealed_rows import API_KEYS, PRINCIPALS
 from vault.access.seals import PerhapsStale, Seals, unreadable
+from vault.access.tokens import TokenKind, make_token, parse_token
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.database import SharedDatabase
 from vault.errors import CredentialRevoked, InvalidValue, NotFound, TooManyKeys
@@ -36,7 +30,6 @@ from vault.paging import Listing, PageRequest
 from vault.tables import api_keys, principals
 
 MAX_LIVE_KEYS: Final = 2
-_FORM: Final = re.compile(r"sr_([0-9a-f]{16})_([A-Za-z0-9_-]{43})_([0-9a-f]{8})")
 
 
 @dataclass(frozen=True)
@@ -58,21 +51,6 @@ class IssuedKey:
 
     key: ApiKey
     token: str = field(repr=False)
-
-
-class CredentialRefused(Exception):
-    """Not a key that is valid now.
-
-    Attributes:
-        reason: `malformed`, `unknown`, `wrong`, `seal-broken`, `revoked`, `expired` or `disabled`; for the
-            log and the metrics. The caller is told one thing for all of them but `malformed`.
-        api_key_id: the id in the token, where its form was right.
-    """
-
-    def __init__(self, reason: str, api_key_id: str | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.api_key_id = api_key_id
 
 
 class ApiKeys:
@@ -118,7 +96,7 @@ class ApiKeys:
         caller = actor.caller
         broken = self._seals.refusing(CredentialRevoked())
         with broken, self._database.transaction() as connection:
-            self._lock(connection, caller.api_key_id)
+            self._lock(connection, caller.api_key_id or "")
             issued = insert_key(
                 connection,
                 self._seals,
@@ -139,8 +117,12 @@ class ApiKeys:
             if row.revoked_at is None:
                 now = connection.execute(select(func.now())).scalar_one()
                 principal = self._seals.change_principal(connection, principal)
-                row = self._seals.change_key(
-                    connection, row, revoked_at=now, authority_epoch=principal.authority_epoch
+                row = self._seals.change(
+                    connection,
+                    API_KEYS,
+                    row,
+                    revoked_at=now,
+                    authority_epoch=principal.authority_epoch,
                 )
         return _key(row)
 
@@ -160,17 +142,18 @@ class ApiKeys:
             record(connection, AccessEvent(EventType.API_KEYS_LISTED, actor))
         return _sound(page, self._seals)
 
-    def authenticate(self, token: str) -> Caller:
+    def authenticate(self, text: str) -> Caller:
         """Who shows this token.
 
         Raises:
             CredentialRefused: not a key that is valid now.
         """
-        api_key_id, secret = parse(token)
+        token = parse_token(text, TokenKind.API_KEY)
+        api_key_id = token.id
         known = self._sealed_rows(api_key_id)
-        digest = hashlib.sha256(secret.encode()).digest()
         # Compared also for an unknown id, so that both refusals cost the same.
-        if not hmac.compare_digest(digest, known.secret_sha256 if known else bytes(32)):
+        stored = known.secret_sha256 if known else bytes(32)
+        if not hmac.compare_digest(token.secret_sha256, stored):
             raise CredentialRefused("wrong" if known else "unknown", api_key_id)
         assert known is not None
         for reason in ("revoked", "expired", "disabled"):
@@ -182,6 +165,8 @@ class ApiKeys:
             api_key_id=api_key_id,
             scopes=frozenset(Scope(s) for s in set(known.scopes) & set(known.principal_scopes)),
             department=known.department,
+            person_id=known.person_id,
+            authority_epoch=known.authority_epoch,
         )
 
     def _sealed_rows(self, api_key_id: str) -> Row[Any] | None:
@@ -209,7 +194,7 @@ class ApiKeys:
             return None
         principal = PRINCIPALS.row_of(rows[0][_KEY_WIDTH : _KEY_WIDTH + _PRINCIPAL_WIDTH])
         self._seals.check(principal)
-        self._seals.check_key(API_KEYS.row_of(rows[0][:_KEY_WIDTH]), principal.epoch)
+        self._seals.check_follower(API_KEYS.row_of(rows[0][:_KEY_WIDTH]), principal.epoch)
         return rows[0]
 
     def _refused(self, broken: SealBroken, api_key_id: str) -> CredentialRefused:
@@ -225,7 +210,7 @@ class ApiKeys:
         # The principal first, as everywhere; what was read without a lock is read again under it.
         principal = self._seals.locked_principal(connection, found.principal_id)
         key = connection.execute(query.with_for_update()).one()
-        self._seals.check_key(API_KEYS.row_from(key), principal.authority_epoch)
+        self._seals.check_follower(API_KEYS.row_from(key), principal.authority_epoch)
         return principal, key
 
     def note_use(self, last_used: dict[str, datetime]) -> None:
@@ -251,6 +236,8 @@ _AUTHENTICATE: Final = (
         api_keys.c.scopes,
         principals.c.name,
         principals.c.department,
+        principals.c.person_id,
+        principals.c.authority_epoch,
         api_keys.c.revoked_at.is_not(None).label("revoked"),
         func.coalesce(api_keys.c.expires_at <= func.now(), literal(False)).label("expired"),
         principals.c.disabled_at.is_not(None).label("disabled"),
@@ -258,14 +245,6 @@ _AUTHENTICATE: Final = (
     .join(principals)
     .where(api_keys.c.id == bindparam("key"))
 )
-
-
-def parse(token: str) -> tuple[str, str]:
-    """Key id and secret of a well-formed token. Raises: CredentialRefused("malformed")."""
-    match = _FORM.fullmatch(token)
-    if match is None or _checksum(token.rpartition("_")[0]) != match[3]:
-        raise CredentialRefused("malformed")
-    return match[1], match[2]
 
 
 def insert_key(
@@ -286,12 +265,13 @@ def insert_key(
         raise InvalidValue("an API key has one or more of its principal's scopes, and no others")
     if lifetime is not None and lifetime <= timedelta(0):
         raise InvalidValue("the lifetime of a key is positive")
-    key_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
+    key_id = secrets.token_hex(8)
+    token, secret_sha256 = make_token(TokenKind.API_KEY, key_id)
     now = connection.execute(select(func.now())).scalar_one()
     new = {
         "id": key_id,
         "principal_id": principal_id,
-        "secret_sha256": hashlib.sha256(secret.encode()).digest(),
+        "secret_sha256": secret_sha256,
         "scopes": list(chosen),
         "expires_at": None if lifetime is None else now + lifetime,
         "revoked_at": None,
@@ -299,8 +279,7 @@ def insert_key(
     }
     sealed = {**new, **seals.sealed(connection, API_KEYS, new)}
     row = connection.execute(insert(api_keys).values(sealed).returning(api_keys)).one()
-    body = f"sr_{key_id}_{secret}"
-    return IssuedKey(_key(row), f"{body}_{_checksum(body)}")
+    return IssuedKey(_key(row), token)
 
 
 def _refuse_a_third(connection: Connection, principal_id: UUID) -> None:
@@ -315,10 +294,6 @@ def _refuse_a_third(connection: Connection, principal_id: UUID) -> None:
     ).scalar_one()
     if live >= MAX_LIVE_KEYS:
         raise TooManyKeys
-
-
-def _checksum(body: str) -> str:
-    return f"{zlib.crc32(body.encode()):08x}"
 
 
 def _event(kind: EventType, actor: Actor, key: ApiKey) -> AccessEvent:

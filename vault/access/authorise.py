@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from vault.access.policy import Action, Caller
-from vault.errors import NotAllowed, NotFound
+from vault.access.policy import Action, Caller, Obstacle
+from vault.errors import DocumentHeld, NotAllowed, NotFound, StepUpNeeded
 
 
 def require(
-    caller: Caller, action: Action, department: str | None = None, kind: str = "document"
+    caller: Caller,
+    action: Action,
+    department: str | None = None,
+    kind: str = "document",
+    *,
+    class_name: str | None = None,
+    is_held: bool = False,
 ) -> None:
-    """Return if `caller` may do `action` on a thing of `department`.
+    """Return if `caller` may do `action` on a thing of `department` and class.
 
     Raises:
         NotAllowed: refused, with the rule in words.
+        StepUpNeeded: it is allowed to them, once they have proved again who they are.
+        DocumentHeld: a legal hold stops it.
         NotFound: refused, and not even its existence is shown.
     """
-    decision = caller.may(action, department)
+    decision = caller.may(action, department, class_name=class_name, is_held=is_held)
     if decision.allowed:
         return
+    if decision.obstacle is Obstacle.HOLD:
+        raise DocumentHeld
     if not decision.visible:
         raise NotFound(kind)
-    raise NotAllowed(decision.rule)
+    raise StepUpNeeded(decision.rule) if decision.obstacle else NotAllowed(decision.rule)

@@ -98,7 +98,7 @@ class Explanations:
             key = _key_of(connection, who)
             if key is None:
                 raise NotFound(_UNKNOWN)
-            self._seals.check_key(API_KEYS.row_from(key), principal.authority_epoch)
+            self._seals.check_follower(API_KEYS.row_from(key), principal.authority_epoch)
         return principal, key
 
 

@@ -1,28 +1,37 @@
-"""Principals: the applications and people that act, each with what it may do.
+"""Principals: the applications that act, each with what it may do; and lists of them and of people.
 
 Their rows are sealed, and checked whenever they are used (`vault.access.seals`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, Row, func, insert, select
 
+from vault.access.departments import ensure
 from vault.access.policy import EVERY_DEPARTMENT, Scope
 from vault.access.sealed_rows import PRINCIPALS
 from vault.access.seals import Seals
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.database import DuplicateRow, SharedDatabase
-from vault.errors import AlreadyExists, InvalidValue, NotFound
+from vault.errors import AlreadyExists, InvalidValue, NotAllowed, NotFound
 from vault.model import Page
 from vault.names import label
 from vault.paging import Listing, PageRequest
 from vault.tables import principals
+
+
+class PrincipalKind(StrEnum):
+    """What acts: through API keys, or through sessions."""
+
+    APPLICATION = "application"
+    PERSON = "person"
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,8 @@ class Principal:
 
     Attributes:
         department: the one it works for, ``*`` for every one, None for none.
-        scopes: the most that its API keys may be used for.
+        scopes: the most that its API keys may be used for; a person has roles instead.
+        person_id: the natural person behind it: principals with the same one are one person.
     """
 
     id: UUID
@@ -40,15 +50,24 @@ class Principal:
     scopes: tuple[Scope, ...]
     created_at: datetime
     disabled_at: datetime | None
+    kind: PrincipalKind
+    person_id: UUID | None
+    display_name: str | None
 
 
 @dataclass(frozen=True)
 class NewPrincipal:
-    """What an administrator says of a principal to add."""
+    """What an administrator says of an application to add.
+
+    Attributes:
+        responsible: the person who answers for it, by the id of one of their principals: what it asks for
+            counts as theirs.
+    """
 
     name: str
     scopes: Collection[Scope]
     department: str | None = None
+    responsible: UUID | None = None
 
     def __post_init__(self) -> None:
         """Raises: InvalidValue."""
@@ -59,6 +78,9 @@ class NewPrincipal:
             raise InvalidValue("a principal has at least one scope")
         if self.department is None and {Scope.READ, Scope.WRITE} & set(self.scopes):
             raise InvalidValue("reading or writing needs a department, or '*' for every one")
+        administers = {Scope.OPERATE, Scope.AUDIT} & set(self.scopes)
+        if administers and len(set(self.scopes)) > 1 and Scope.ADMIN not in self.scopes:
+            raise InvalidValue("an application that operates or audits does nothing else")
 
 
 class Principals:
@@ -69,9 +91,11 @@ class Principals:
         self._seals = seals
 
     def add(self, actor: Actor, new: NewPrincipal) -> Principal:
-        """Add a principal. Raises: AlreadyExists."""
+        """Add an application. Raises: AlreadyExists, NotFound: nobody is responsible under that id."""
+        _refuse_a_new_administrator(actor, new)
         try:
-            with self._database.transaction() as connection:
+            broken = self._seals.refusing(NotFound("principal"))
+            with broken, self._database.transaction() as connection:
                 principal = insert_principal(connection, self._seals, new)
                 detail = {"principal": str(principal.id)}
                 record(connection, AccessEvent(EventType.PRINCIPAL_ADDED, actor, detail=detail))
@@ -79,16 +103,21 @@ class Principals:
             raise AlreadyExists("principal") from None
         return principal
 
-    def list(self, actor: Actor, request: PageRequest) -> Page[Principal]:
-        """A page of principals, newest first. Raises: InvalidPageToken.
+    def list(
+        self, actor: Actor, request: PageRequest, kind: PrincipalKind | None = None
+    ) -> Page[Principal]:
+        """A page of principals, of one kind or both, newest first. Raises: InvalidPageToken.
 
         A row that does not bear its seal is left out: `Findings.list` has it.
         """
+        query = select(principals)
+        if kind is not None:
+            query = query.where(principals.c.kind == kind.value)
         with self._database.transaction() as connection:
-            page = _PRINCIPALS.fetch(connection, select(principals), request)
+            page = _PRINCIPALS.fetch(connection, query, request, {"kind": kind})
             record(connection, AccessEvent(EventType.PRINCIPALS_LISTED, actor))
         sound = [row for row in page.items if self._seals.is_sound(PRINCIPALS.row_from(row))]
-        return Page(tuple(map(_principal, sound)), page.next_page_token)
+        return Page(tuple(map(to_principal, sound)), page.next_page_token)
 
     def disable(self, actor: Actor, principal_id: UUID) -> Principal:
         """Stop all keys of a principal, from now on and for good. Idempotent.
@@ -105,26 +134,49 @@ class Principals:
             if row.disabled_at is None:
                 now = connection.execute(select(func.now())).scalar_one()
                 row = self._seals.change_principal(connection, row, disabled_at=now)
-        return _principal(row)
+        return to_principal(row)
 
 
 def insert_principal(connection: Connection, seals: Seals, new: NewPrincipal) -> Principal:
-    """Add a principal in the caller's transaction. Raises: DuplicateRow at once; KeyServiceUnavailable."""
+    """Add an application in the caller's transaction.
+
+    Raises: DuplicateRow at once; NotFound, SealBroken: of whom is responsible; KeyServiceUnavailable.
+    """
+    if new.department not in (None, EVERY_DEPARTMENT):
+        ensure(connection, new.department)
+    responsible = new.responsible and seals.locked_principal(connection, new.responsible)
     row = {
-        "id": uuid4(),
-        "name": new.name,
         "department": new.department,
         "scopes": sorted(scope.value for scope in new.scopes),
+        "person_id": responsible and responsible.person_id,
+    }
+    return to_principal(insert_row(connection, seals, new.name, row))
+
+
+def insert_row(
+    connection: Connection, seals: Seals, name: str, given: Mapping[str, Any]
+) -> Row[Any]:
+    """Add the sealed row of a principal. Raises: as `insert_principal`."""
+    row = {
+        "id": uuid4(),
+        "name": name,
         "disabled_at": None,
         "authority_epoch": 1,
+        **PRINCIPALS.later,
+        **given,
     }
     values = {**row, **seals.sealed(connection, PRINCIPALS, row)}
-    return _principal(
-        connection.execute(insert(principals).values(values).returning(principals)).one()
-    )
+    return connection.execute(insert(principals).values(values).returning(principals)).one()
 
 
-def _principal(row: Row[Any]) -> Principal:
+def _refuse_a_new_administrator(actor: Actor, new: NewPrincipal) -> None:
+    """Setting up ends for good: whoever is no administrator for set-up makes none. Raises: NotAllowed."""
+    if Scope.ADMIN in new.scopes and Scope.ADMIN not in actor.caller.scopes:
+        raise NotAllowed("the scope 'admin' is for setting up; give people roles instead")
+
+
+def to_principal(row: Row[Any]) -> Principal:
+    """A principal of its row."""
     return Principal(
         id=row.id,
         name=row.name,
@@ -132,6 +184,9 @@ def _principal(row: Row[Any]) -> Principal:
         scopes=tuple(Scope(scope) for scope in row.scopes),
         created_at=row.created_at,
         disabled_at=row.disabled_at,
+        kind=PrincipalKind(row.kind),
+        person_id=row.person_id,
+        display_name=row.display_name,
     )
 
 

@@ -7,18 +7,18 @@ reach; so later on a row without a seal is refused, whatever the tables say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, exists, select, text, update
+from sqlalchemy import Connection, Select, exists, literal, select, text
 
 from keymgmt.provider import KeyProvider, Purpose
 from vault.access.authorise import require
 from vault.access.findings import Findings, FoundBy, SealBroken
 from vault.access.policy import Action
 from vault.access.seal_keys import SealKeys, SealsLost
-from vault.access.sealed_rows import API_KEYS, PRINCIPALS, SealedTable
+from vault.access.sealed_rows import FOLLOWERS, PRINCIPALS, SEALED, SealedTable
 from vault.access.seals import PerhapsStale, Seals, unreadable
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.database import SharedDatabase
@@ -101,32 +101,33 @@ class SealUpkeep:
         """
         self._keys.forget_ended()
         broken = 0
-        for table, query in _EVERY_ROW.items():
+        for table in SEALED:
             for row_id in self._ids(table):
-                broken += not self._is_as_sealed(table, query, row_id)
+                broken += not self._is_as_sealed(table, row_id)
         return broken
 
-    def _is_as_sealed(self, table: SealedTable, query: Select[Any], row_id: Any) -> bool:
+    def _is_as_sealed(self, table: SealedTable, row_id: Any) -> bool:
         try:
             try:
-                self._check(table, query, row_id)
+                self._check(table, row_id)
             except PerhapsStale:
-                self._check(table, query, row_id)
+                self._check(table, row_id)
         except SealBroken as exc:
             self._findings.remember(exc, FoundBy.WORKER)
             return False
         return True
 
-    def _check(self, table: SealedTable, query: Select[Any], row_id: Any) -> None:
+    def _check(self, table: SealedTable, row_id: Any) -> None:
         """One by one: a row that cannot be read spoils no other's look."""
+        query = _with_epoch(table).where(table.table.c.id == row_id)
         try:
-            rows = self._database.execute(query.where(table.table.c.id == row_id), {})
+            rows = self._database.execute(query, {})
         except (ValueError, OverflowError):
             raise unreadable(table, row_id) from None
         for found in rows:
             row, principal_epoch = table.row_of(found[:-1]), found[-1]
-            if table is API_KEYS:
-                self._seals.check_key(row, principal_epoch)
+            if table.follows_principal:
+                self._seals.check_follower(row, principal_epoch)
             else:
                 self._seals.check(row)
 
@@ -136,7 +137,7 @@ class SealUpkeep:
             retired = self._keys.retired(connection)
             if not retired:
                 return
-            for table in _EVERY_ROW:
+            for table in SEALED:
                 self._move(connection, table, retired)
             self._keys.end(connection, retired)
         self._keys.forget_ended()
@@ -150,32 +151,23 @@ class SealUpkeep:
             except SealBroken as exc:
                 self._findings.remember(exc)
                 continue
-            self._reseal(connection, table, table.by_name(found))
+            self._seals.change(connection, table, found)
 
     def _take_over(self, connection: Connection, *, everything: bool) -> None:
         taken = {}
         epochs = {row.id: row.authority_epoch for row in connection.execute(_EPOCHS)}
-        for table in _EVERY_ROW:
+        for table in (PRINCIPALS, *FOLLOWERS):  # sessions are begun anew instead
             query = select(table.table).order_by(table.table.c.id).with_for_update()
             if not everything:
                 query = query.where(table.table.c.seal_key_id.is_(None))
             rows = connection.execute(query).fetchall()
             for found in rows:
-                epoch = epochs[found.principal_id if table is API_KEYS else found.id]
-                row = table.by_name(found) | {"authority_epoch": epoch}
-                self._reseal(connection, table, row)
+                epoch = epochs[found.principal_id if table.follows_principal else found.id]
+                self._seals.change(connection, table, found, authority_epoch=epoch)
             taken[table.name] = len(rows)
         if any(taken.values()):
             detail = {**taken, "by": "operator" if everything else "first start"}
             record(connection, AccessEvent(EventType.AUTHORITY_SEALED, None, detail=detail))
-
-    def _reseal(self, connection: Connection, table: SealedTable, row: Mapping[str, Any]) -> None:
-        seal = self._seals.sealed(connection, table, row)
-        connection.execute(
-            update(table.table)
-            .where(table.table.c.id == row["id"])
-            .values(authority_epoch=row["authority_epoch"], **seal)
-        )
 
     def _ids(self, table: SealedTable) -> Iterator[Any]:
         column, last = table.table.c.id, None
@@ -198,13 +190,14 @@ class SealUpkeep:
             yield connection
 
 
-_EVERY_ROW: Final[Mapping[SealedTable, Select[Any]]] = {
-    PRINCIPALS: select(*PRINCIPALS.sealed_columns(), principals.c.authority_epoch.label("epoch")),
-    API_KEYS: select(*API_KEYS.sealed_columns(), principals.c.authority_epoch.label("epoch")).join(
-        principals
-    ),
-}
-"""Principals first: locks are taken in this order everywhere. The last column is the principal's epoch."""
+def _with_epoch(table: SealedTable) -> Select[Any]:
+    """The rows of a table, and last the principal's epoch; 0 where that is none."""
+    if not table.follows_principal:
+        return select(*table.sealed_columns(), literal(0))
+    return select(*table.sealed_columns(), principals.c.authority_epoch.label("epoch")).join(
+        principals, table.table.c.principal_id == principals.c.id
+    )
+
 
 _EPOCHS: Final = select(principals.c.id, principals.c.authority_epoch)
 

@@ -5,6 +5,7 @@
 field                       vault id (U)
 field                       name of the table (S)
 field …                     the columns below, in their order
+field field …               of each later column that does not hold its default: its name (S), its value
 ```
 A field is its kind, one ASCII letter, the length of its body, 4 bytes big-endian, and the body:
 
@@ -14,21 +15,22 @@ S   text; UTF-8                        M   moment; microseconds since 1970 UTC, 
 B   bytes                              U   UUID; 16 bytes (RFC 9562 §4)
 L   array; its elements, each a field
 ```
-Arrays count as they are stored: the same scopes in another order are another row. A column more means a new
-version of the encoding, and sealing every row anew.
+Arrays count as they are stored: the same scopes in another order are another row. A column that is added to
+a table joins its later ones: a row from before holds the default there, and keeps its seal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Column, Table
 
-from vault.tables import api_keys, principals
+from vault.tables import api_keys, approvals, grants, principals, role_grants, sessions
 
 _TAG: Final = b"strongroom/authority/v1"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -41,19 +43,29 @@ class SealedTable:
 
     Attributes:
         columns: the sealed ones, in the order of the encoding; the first is the row's id.
+        later: columns that were added, each with its default.
+        follows_principal: a row gives authority to a principal, and is sealed under its newest epoch while it
+            is not revoked.
     """
 
     table: Table
     columns: tuple[str, ...]
+    later: Mapping[str, Any] = field(default_factory=dict)
+    follows_principal: bool = False
 
     @property
     def name(self) -> str:
         """The table's name, which is sealed too."""
         return self.table.name
 
+    @property
+    def all_columns(self) -> tuple[str, ...]:
+        """Every sealed column."""
+        return (*self.columns, *self.later)
+
     def sealed_columns(self) -> list[Column[Any]]:
         """The sealed columns, then `seal` and `seal_key_id`."""
-        return [self.table.c[name] for name in (*self.columns, "seal", "seal_key_id")]
+        return [self.table.c[name] for name in (*self.all_columns, "seal", "seal_key_id")]
 
     def row_of(self, values: Sequence[Any]) -> SealedRow:
         """The row of what a SELECT of `sealed_columns` gave."""
@@ -66,7 +78,13 @@ class SealedTable:
 
     def by_name(self, found: Any) -> dict[str, Any]:
         """The sealed columns of a SELECT of the whole table."""
-        return {name: getattr(found, name) for name in self.columns}
+        return {name: getattr(found, name) for name in self.all_columns}
+
+    def encode(self, vault_id: UUID, row: Mapping[str, Any]) -> bytes:
+        """The bytes that the seal of a row covers, given all its sealed columns. Raises: as `encode`."""
+        values = [row[name] for name in self.columns]
+        later = [(name, row[name]) for name, default in self.later.items() if row[name] != default]
+        return encode(vault_id, self.name, [*values, *chain.from_iterable(later)])
 
 
 @dataclass(frozen=True)
@@ -89,21 +107,24 @@ class SealedRow:
 
     @property
     def epoch(self) -> int:
-        """The authority epoch, the last of the sealed columns."""
-        epoch: int = self.values[-1]
+        """The authority epoch."""
+        epoch: int = self.value("authority_epoch")
         return epoch
 
     def value(self, column: str) -> Any:
         """One sealed column's value."""
-        return self.values[self.table.columns.index(column)]
+        return self.values[self.table.all_columns.index(column)]
 
     def encoded(self, vault_id: UUID) -> bytes:
         """What is sealed of it."""
-        return encode(vault_id, self.table.name, self.values)
+        row = dict(zip(self.table.all_columns, self.values, strict=True))
+        return self.table.encode(vault_id, row)
 
 
 PRINCIPALS: Final = SealedTable(
-    principals, ("id", "name", "department", "scopes", "disabled_at", "authority_epoch")
+    principals,
+    ("id", "name", "department", "scopes", "disabled_at", "authority_epoch"),
+    later={"kind": "application", "person_id": None, "display_name": None},
 )
 """Not sealed: `created_at`, by which lists are sorted and nothing is decided."""
 
@@ -118,8 +139,94 @@ API_KEYS: Final = SealedTable(
         "revoked_at",
         "authority_epoch",
     ),
+    follows_principal=True,
 )
 """Not sealed: `created_at`, and `last_used_at`, which is written at each use and gives nothing."""
+
+ROLE_GRANTS: Final = SealedTable(
+    role_grants,
+    (
+        "id",
+        "principal_id",
+        "person_id",
+        "role",
+        "department",
+        "class_name",
+        "deputy_of",
+        "starts_at",
+        "ends_at",
+        "granted_by",
+        "revoked_at",
+        "authority_epoch",
+    ),
+    follows_principal=True,
+)
+"""Not sealed: `granted_at`; and `duty`, which PostgreSQL computes."""
+
+SESSIONS: Final = SealedTable(
+    sessions,
+    (
+        "id",
+        "principal_id",
+        "token_sha256",
+        "method",
+        "expires_at",
+        "stepped_up_at",
+        "revoked_at",
+        "authority_epoch",
+    ),
+)
+"""A session keeps the epoch it began under: with a newer one of its principal it is over. Not sealed:
+`began_at`, and `last_seen_at`, by which it ends early and never late."""
+
+APPROVALS: Final = SealedTable(
+    approvals,
+    (
+        "id",
+        "action",
+        "target",
+        "department",
+        "purpose",
+        "reason",
+        "ticket",
+        "uses",
+        "lasts_seconds",
+        "requested_by",
+        "requested_person",
+        "decide_before",
+        "escalated_at",
+        "state",
+        "decided_by",
+        "decided_person",
+        "decided_for",
+        "decided_at",
+        "comment",
+    ),
+)
+"""Sealed so that whoever decides reads what was asked. Not sealed: `requested_at`."""
+
+GRANTS: Final = SealedTable(
+    grants,
+    (
+        "id",
+        "approval_id",
+        "principal_id",
+        "action",
+        "target",
+        "department",
+        "expires_at",
+        "max_uses",
+        "remaining",
+        "revoked_at",
+    ),
+)
+"""Not sealed: `granted_at`. A row that was put back as it was before a use is not noticed by its seal."""
+
+FOLLOWERS: Final = (API_KEYS, ROLE_GRANTS)
+"""What gives authority to a principal and moves with its epoch."""
+
+SEALED: Final = (PRINCIPALS, *FOLLOWERS, SESSIONS, APPROVALS, GRANTS)
+"""Every sealed table. Principals first: locks are taken in this order everywhere."""
 
 
 def encode(vault_id: UUID, table: str, values: Sequence[Any]) -> bytes:

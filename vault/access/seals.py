@@ -1,14 +1,14 @@
-"""Seals of the rows that give authority: principals and API keys.
+"""Seals of the rows that give authority: principals, their API keys, roles and sessions.
 
 Each bears the MAC of what it holds (`sealed_rows`), under a key that a writer to the database does not have.
 It is checked each time the row is used. A row without its seal is refused as if it were not there, alarmed,
 and a finding.
 
-A MAC alone does not show that an *older* row, sealed in its time, was put back. So both tables carry an
-*authority epoch*: revoking a key or disabling a principal raises the principal's, and seals all its keys that
-live on under the new one. A key put back alone, or a principal put back alone, differs from the other in its
-epoch. A principal put back together with all its keys is noticed only by a process that has seen a newer
-epoch of it since its start.
+A MAC alone does not show that an *older* row, sealed in its time, was put back. So they carry an
+*authority epoch*: each change of what a principal may do raises the principal's, and seals all its keys and
+roles that live on under the new one. A key or role put back alone, or a principal put back alone, differs
+from the other in its epoch. A principal put back together with all its keys and roles is noticed only by a
+process that has seen a newer epoch of it since its start.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, Select, select, update
 
 from vault.access.findings import Findings, SealBroken
 from vault.access.seal_keys import SealKeys
-from vault.access.sealed_rows import API_KEYS, PRINCIPALS, SealedRow, SealedTable, encode
+from vault.access.sealed_rows import FOLLOWERS, PRINCIPALS, SealedRow, SealedTable, encode
 from vault.errors import NotFound, VaultError
-from vault.tables import api_keys, principals
+from vault.tables import principals
 
 _PRINCIPALS_REMEMBERED: Final = 100_000
 _REHEARSED: Final = (UUID(int=0), "rehearsal", None, ["read", "write"], None, 1)
@@ -70,26 +70,26 @@ class Seals:
         if row.table is PRINCIPALS:
             self._refuse_older(row, message)
 
-    def check_key(self, key: SealedRow, principal_epoch: int) -> None:
-        """Return if an API key's row bears its seal, of its principal's epoch if it is not revoked.
+    def check_follower(self, row: SealedRow, principal_epoch: int) -> None:
+        """Return if a principal's API key or role bears its seal, of the principal's epoch if not revoked.
 
         Raises: as `check`.
         """
-        self.check(key)
-        if key.value("revoked_at") is None and key.epoch != principal_epoch:
-            raise _broken(key, key.encoded(self._vault_id) + str(principal_epoch).encode())
+        self.check(row)
+        if row.value("revoked_at") is None and row.epoch != principal_epoch:
+            raise _broken(row, row.encoded(self._vault_id) + str(principal_epoch).encode())
 
     def is_sound(self, row: SealedRow, principal_epoch: int | None = None) -> bool:
         """Whether a row of a list bears its seal; if not, it is a finding. Raises: as `check`.
 
         Args:
-            principal_epoch: where it is an API key, its principal's.
+            principal_epoch: where it follows a principal, that one's.
         """
         try:
             if principal_epoch is None:
                 self.check(row)
             else:
-                self.check_key(row, principal_epoch)
+                self.check_follower(row, principal_epoch)
         except SealBroken as exc:
             self._remember(exc)
             return False
@@ -120,7 +120,7 @@ class Seals:
         Raises: SealsLost, KeyServiceUnavailable.
         """
         key = self._keys.in_use(connection)
-        message = encode(self._vault_id, table.name, [row[name] for name in table.columns])
+        message = table.encode(self._vault_id, row)
         return {"seal": key.seal(message), "seal_key_id": key.id}
 
     def locked_principal(self, connection: Connection, principal_id: UUID) -> Row[Any]:
@@ -136,32 +136,30 @@ class Seals:
     def change_principal(
         self, connection: Connection, principal: Row[Any], **changed: Any
     ) -> Row[Any]:
-        """Change a locked principal under the next epoch, and take its keys that are not revoked along."""
+        """Change a locked principal under the next epoch, and take along what follows it and is not
+        revoked.
+        """
         changed = {**changed, "authority_epoch": principal.authority_epoch + 1}
-        seal = self.sealed(connection, PRINCIPALS, {**PRINCIPALS.by_name(principal), **changed})
-        updated = connection.execute(
-            update(principals)
-            .where(principals.c.id == principal.id)
-            .values(**changed, **seal)
-            .returning(principals)
-        ).one()
-        unrevoked = (api_keys.c.principal_id == principal.id) & api_keys.c.revoked_at.is_(None)
-        locked = select(api_keys).where(unrevoked).order_by(api_keys.c.id).with_for_update()
-        for key in connection.execute(locked).fetchall():
-            # One that does not bear its seal is left as it is, and met by whoever uses it.
-            with suppress(SealBroken):
-                self.check_key(API_KEYS.row_from(key), principal.authority_epoch)
-                self.change_key(connection, key, authority_epoch=updated.authority_epoch)
+        updated = self.change(connection, PRINCIPALS, principal, **changed)
+        for table in FOLLOWERS:
+            for row in connection.execute(_unrevoked(table, principal.id)).fetchall():
+                # One that does not bear its seal is left as it is, and met by whoever uses it.
+                with suppress(SealBroken):
+                    self.check_follower(table.row_from(row), principal.authority_epoch)
+                    epoch = updated.authority_epoch
+                    self.change(connection, table, row, authority_epoch=epoch)
         return updated
 
-    def change_key(self, connection: Connection, key: Row[Any], **changed: Any) -> Row[Any]:
-        """Change a locked API key that was checked."""
-        seal = self.sealed(connection, API_KEYS, {**API_KEYS.by_name(key), **changed})
+    def change(
+        self, connection: Connection, table: SealedTable, row: Row[Any], **changed: Any
+    ) -> Row[Any]:
+        """Change a locked row that was checked, and seal it anew."""
+        seal = self.sealed(connection, table, {**table.by_name(row), **changed})
         return connection.execute(
-            update(api_keys)
-            .where(api_keys.c.id == key.id)
+            update(table.table)
+            .where(table.table.c.id == row.id)
             .values(**changed, **seal)
-            .returning(api_keys)
+            .returning(table.table)
         ).one()
 
     def _remember(self, broken: SealBroken) -> None:
@@ -175,6 +173,12 @@ class Seals:
         self._newest[row.values[0]] = max(row.epoch, self._newest.get(row.values[0], 0))
         while len(self._newest) > _PRINCIPALS_REMEMBERED:
             self._newest.popitem(last=False)
+
+
+def _unrevoked(table: SealedTable, principal_id: UUID) -> Select[Any]:
+    columns = table.table.c
+    mine = (columns.principal_id == principal_id) & columns.revoked_at.is_(None)
+    return select(table.table).where(mine).order_by(columns.id).with_for_update()
 
 
 def unreadable(table: SealedTable, row_id: object) -> SealBroken:

@@ -4,9 +4,9 @@
 - A read commits an *intent* first, and an *outcome* afterwards; a missing outcome is a finding.
 - A denial is an event too, on a connection of its own.
 
-Writing an event on behalf of an API key succeeds only while that key is live: the row is inserted
-`WHERE` the key still stands. So a key revoked a moment ago can do nothing that leaves a trace, and
-there is nothing that leaves none. Does not handle: proof that nobody changed the rows afterwards.
+Writing an event on behalf of an API key or session succeeds only while that is live: the row is inserted
+`WHERE` it still stands. So a key revoked a moment ago can do nothing that leaves a trace, and there is
+nothing that leaves none. Does not handle: proof that nobody changed the rows afterwards.
 """
 
 from __future__ import annotations
@@ -49,6 +49,34 @@ class EventType(StrEnum):
     PRINCIPAL_ADDED = "api:principal:added"
     PRINCIPAL_DISABLED = "api:principal:disabled"
     PRINCIPALS_LISTED = "api:principals:listed"
+    PERSON_ADDED = "api:person:added"
+    DEPARTMENT_ADDED = "api:department:added"
+    DEPARTMENT_CLOSED = "api:department:closed"
+    ROLE_GRANTED = "api:role:granted"
+    ROLE_REVOKED = "api:role:revoked"
+    ROLES_LISTED = "api:roles:listed"
+    SESSION_BEGUN = "api:session:begun"
+    SESSION_STEPPED_UP = "api:session:stepped-up"
+    SESSION_ENDED = "api:session:ended"
+    SESSION_REVOKED = "api:session:revoked"
+    SESSIONS_LISTED = "api:sessions:listed"
+    SIGN_IN_REFUSED = "api:sign-in:refused"
+    CREDENTIALS_CHANGED = "api:credentials:changed"
+    CREDENTIALS_RESET = "api:credentials:reset"
+    APPROVAL_REQUESTED = "api:approval:requested"
+    APPROVAL_APPROVED = "api:approval:approved"
+    APPROVAL_DENIED = "api:approval:denied"
+    APPROVAL_WITHDRAWN = "api:approval:withdrawn"
+    APPROVAL_VIEWED = "api:approval:viewed"
+    APPROVALS_LISTED = "api:approvals:listed"
+    APPROVAL_ESCALATED = "worker:approval:escalated"
+    APPROVAL_EXPIRED = "worker:approval:expired"
+    GRANT_USED = "api:grant:used"
+    GRANT_REVOKED = "api:grant:revoked"
+    GRANTS_LISTED = "api:grants:listed"
+    WENT_ALONE = "api:act:without-approval"
+    CONFLICTS_LISTED = "api:conflicts:listed"
+    SETUP_CLOSED = "api:setup:closed"
     API_KEY_ISSUED = "api:api-key:issued"
     API_KEY_ROTATED = "api:api-key:rotated"
     API_KEY_REVOKED = "api:api-key:revoked"
@@ -115,6 +143,7 @@ class AccessEvent:
             "event_type": self.type.value,
             "event_principal": caller and caller.principal_id,
             "event_api_key": caller and caller.api_key_id,
+            "event_session": caller and caller.session_id,
             "event_request": self.actor.request_id if self.actor else None,
             "event_document": self.document_id,
             "event_version": self.version,
@@ -122,18 +151,24 @@ class AccessEvent:
         }
 
 
-LIVE_KEY = """
-    SELECT FROM api_keys k JOIN principals p ON p.id = k.principal_id
-    WHERE k.id = :event_api_key AND k.revoked_at IS NULL AND p.disabled_at IS NULL
-      AND (k.expires_at IS NULL OR k.expires_at > now())"""
-"""True as EXISTS(…) while the acting key may be used."""
+LIVE_CREDENTIAL = """(
+    EXISTS (
+        SELECT FROM api_keys k JOIN principals p ON p.id = k.principal_id
+        WHERE k.id = :event_api_key AND k.revoked_at IS NULL AND p.disabled_at IS NULL
+          AND (k.expires_at IS NULL OR k.expires_at > now()))
+    OR EXISTS (
+        SELECT FROM sessions s JOIN principals p ON p.id = s.principal_id
+        WHERE s.id = CAST(:event_session AS uuid) AND s.revoked_at IS NULL AND s.expires_at > now()
+          AND p.disabled_at IS NULL AND p.authority_epoch = s.authority_epoch))"""
+"""True while the acting key or session may be used. A session ends with any change of its principal's
+roles."""
 
 EVENT_ROW = """
     INSERT INTO access_events
-        (id, type, principal_id, api_key_id, request_id, document_id, version, detail)
+        (id, type, principal_id, api_key_id, session_id, request_id, document_id, version, detail)
     SELECT :event_id, :event_type, CAST(:event_principal AS uuid), :event_api_key,
-           :event_request, CAST(:event_document AS uuid), CAST(:event_version AS integer),
-           :event_detail"""
+           CAST(:event_session AS uuid), :event_request, CAST(:event_document AS uuid),
+           CAST(:event_version AS integer), :event_detail"""
 """An INSERT … SELECT that a statement may narrow with WHERE or feed from a CTE."""
 
 
@@ -142,6 +177,7 @@ EVENT_TYPES = {
     "event_type": "text",
     "event_principal": "uuid",
     "event_api_key": "text",
+    "event_session": "uuid",
     "event_request": "text",
     "event_document": "uuid",
     "event_version": "integer",
@@ -156,7 +192,7 @@ def with_event(sql: str) -> TextClause:
 
 
 INSERT_EVENT = with_event(
-    f"{EVENT_ROW} WHERE CAST(:event_api_key AS text) IS NULL OR EXISTS ({LIVE_KEY})"
+    f"{EVENT_ROW} WHERE CAST(:event_principal AS uuid) IS NULL OR {LIVE_CREDENTIAL}"
 )
 
 
@@ -164,7 +200,7 @@ def record(connection: Connection, event: AccessEvent) -> UUID:
     """Write `event` in the connection's transaction; returns its id, the receipt.
 
     Raises:
-        CredentialRevoked: the acting API key is no longer live; roll back.
+        CredentialRevoked: the acting API key or session is no longer live; roll back.
     """
     if connection.execute(INSERT_EVENT, event.parameters()).rowcount != 1:
         raise CredentialRevoked

@@ -8,13 +8,15 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import Connection, Row, func, select
 from sqlalchemy.dialects.postgresql import Insert, insert
 
 from keymgmt.errors import RecoveryKeyInvalid
 from keymgmt.recoverykey import RecoveryPublicKey
 from vault import jobs
+from vault.access.approvals import Owned, Target, part
 from vault.access.authorise import require
+from vault.access.grants import Grants
 from vault.access.policy import Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.accesslog.writer import AccessLog
@@ -42,8 +44,9 @@ class RegisteredKey:
 class RecoveryKeys:
     """The recovery keys of one vault; the one registered last counts."""
 
-    def __init__(self, database: ServiceDatabase) -> None:
+    def __init__(self, database: ServiceDatabase, grants: Grants) -> None:
         self._database = database
+        self._grants = grants
         self._access_log = AccessLog(database)
 
     def register(self, actor: Actor, text: str) -> Job:
@@ -56,6 +59,7 @@ class RecoveryKeys:
 
         Raises:
             NotAllowed.
+            ApprovalNeeded: who holds the private half opens every document, so it takes two people.
             InvalidValue: this is no recovery key, or a damaged one.
             JobUnderWay: an earlier key is still being brought in.
         """
@@ -69,6 +73,8 @@ class RecoveryKeys:
         event = AccessEvent(EventType.RECOVERY_KEY_REGISTERED, actor, detail={"key": public.id})
         try:
             with self._database.transaction() as connection:
+                target = {"key": public.id}
+                self._grants.use(connection, actor, Action.KEY_REGISTER_RECOVERY, target)
                 connection.execute(_register(values))
                 record(connection, event)
                 return jobs.start(connection, actor, JobKind.RECOVERY)
@@ -81,6 +87,11 @@ class RecoveryKeys:
         self._access_log.write(AccessEvent(EventType.RECOVERY_KEYS_LISTED, actor))
         stored = int(self._database.execute(_STORED, {})[0][0])
         return [_registered(row, stored) for row in self._database.execute(_KEYS, {})]
+
+
+def owned(_connection: Connection, _actor: Actor, target: Target) -> Owned:
+    """A recovery key to register, as the target of an approval. Raises: InvalidValue."""
+    return Owned({"key": part(target, "key")})
 
 
 def _parsed(text: str) -> RecoveryPublicKey:

@@ -1,0 +1,89 @@
+"""People: principals that act through sessions, with roles instead of scopes.
+
+Who somebody *is* stands in `person_id`. A second account of the same person is added `same_person_as` the
+first, and an application names the person responsible; so nobody decides over what they asked for
+themselves, whichever account or key they use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+from vault.access.authorise import require
+from vault.access.departments import require_open
+from vault.access.policy import Action
+from vault.access.principals import Principal, PrincipalKind, insert_row, to_principal
+from vault.access.seals import Seals
+from vault.accesslog.event import AccessEvent, Actor, EventType, record
+from vault.database import DuplicateRow, SharedDatabase
+from vault.errors import AlreadyExists, NotFound
+from vault.names import display_text, label
+
+MAX_DISPLAY_NAME_CHARACTERS = 80
+
+
+@dataclass(frozen=True)
+class NewPerson:
+    """What an administrator says of a person to add.
+
+    Attributes:
+        name: what they sign in with.
+        display_name: as people call them, in whatever script; None: the name.
+        department: their home department; it gives nothing by itself.
+        same_person_as: a principal of the same natural person.
+    """
+
+    name: str
+    display_name: str | None = None
+    department: str | None = None
+    same_person_as: UUID | None = None
+
+    def __post_init__(self) -> None:
+        """Raises: InvalidValue."""
+        label(self.name, "person")
+        if self.display_name is not None:
+            display_text(self.display_name, "display name", MAX_DISPLAY_NAME_CHARACTERS)
+
+
+class People:
+    """The people of this vault."""
+
+    def __init__(self, database: SharedDatabase, seals: Seals) -> None:
+        self._database = database
+        self._seals = seals
+
+    def add(self, actor: Actor, new: NewPerson) -> Principal:
+        """Add a person, who may do nothing until roles are granted.
+
+        Raises:
+            NotAllowed, AlreadyExists.
+            NotFound: `same_person_as` is nobody.
+            InvalidValue: no such department.
+        """
+        require(actor.caller, Action.PRINCIPAL_MANAGE)
+        try:
+            broken = self._seals.refusing(NotFound("principal"))
+            with broken, self._database.transaction() as connection:
+                if new.department is not None:
+                    require_open(connection, new.department)
+                person_id = uuid4()
+                if new.same_person_as is not None:
+                    same = self._seals.locked_principal(connection, new.same_person_as)
+                    if same.person_id is None:
+                        raise NotFound("person")
+                    person_id = same.person_id
+                given: dict[str, Any] = {
+                    "department": new.department,
+                    "scopes": [],
+                    "kind": PrincipalKind.PERSON.value,
+                    "person_id": person_id,
+                    "display_name": new.display_name,
+                }
+                row = insert_row(connection, self._seals, new.name, given)
+                detail = {"principal": str(row.id), "person": str(person_id)}
+                record(connection, AccessEvent(EventType.PERSON_ADDED, actor, detail=detail))
+        except DuplicateRow:
+            raise AlreadyExists("principal") from None
+        return to_principal(row)
