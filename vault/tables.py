@@ -67,6 +67,7 @@ SHARED: Final = {
     "signing_keys": "public keys, and seeds sealed under the KMS",
     "seal_keys": "sealed under the KMS; every caller is recognised with them",
     "findings": "what is wrong with principals and API keys, which belong to no department",
+    "notifications": "ids and times; the worker delivers them for everybody",
 }
 """Tables without row-level security, and why: nothing in them belongs to a department. A table that is not
 here has to have policies (docs/access.md); a test reads the catalogue."""
@@ -835,4 +836,67 @@ access_events = Table(
     Column("document_id", Uuid),
     Column("version", Integer),
     Column("detail", JSONB, nullable=False),
+)
+
+notifications = Table(
+    "notifications",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("at", Moment, nullable=False, server_default=NOW),
+    Column(
+        "kind",
+        Text,
+        CheckConstraint(
+            "kind IN ('approval.requested', 'approval.decided', 'approval.escalated', "
+            "'approval.expired', 'grant.revoked')",
+            name="kind",
+        ),
+        nullable=False,
+    ),
+    Column("subject_id", Uuid, nullable=False, comment="of the approval"),
+    Column(
+        "channel",
+        Text,
+        CheckConstraint("channel IN ('webhook', 'smtp')", name="channel"),
+        nullable=False,
+    ),
+    Column(
+        "attempts",
+        Integer,
+        nullable=False,
+        server_default=text("0"),
+        comment="raised by each claim; who holds an older number settles nothing",
+    ),
+    Column(
+        "next_at",
+        Moment,
+        nullable=False,
+        server_default=NOW,
+        comment="claimed: when the lease ends",
+    ),
+    Column("delivered_at", Moment),
+    Column("parked_at", Moment),
+    Column(
+        "last_error",
+        Text,
+        CheckConstraint("last_error ~ '^[a-z0-9-]{1,40}$'", name="last_error"),
+        comment="a word of ours, never the words of the other side",
+    ),
+    CheckConstraint("delivered_at IS NULL OR parked_at IS NULL", name="settled_once"),
+)
+Index(
+    "ix_notifications_due",
+    notifications.c.channel,
+    notifications.c.next_at,
+    postgresql_where=notifications.c.delivered_at.is_(None) & notifications.c.parked_at.is_(None),
+)
+Index(
+    "ix_notifications_parked",
+    notifications.c.channel,
+    postgresql_where=notifications.c.parked_at.is_not(None),
+)
+Index(
+    "ix_notifications_delivered",
+    notifications.c.delivered_at,
+    postgresql_where=notifications.c.delivered_at.is_not(None),
 )

@@ -36,6 +36,8 @@ def test_an_upgrade_may_be_repeated(database_urls: DatabaseUrls) -> None:
         "UPDATE principals SET name = 'x'",
         "UPDATE findings SET at = now()",
         "DELETE FROM findings",
+        "UPDATE notifications SET subject_id = gen_random_uuid()",
+        "INSERT INTO notifications (at) VALUES (now())",
         "DELETE FROM api_keys",
         "UPDATE api_keys SET principal_id = gen_random_uuid()",
         "UPDATE versions SET key_commitment = ''",
