@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from uuid import UUID
 
 from api.embedded import DatabaseUrls, EmbeddedPostgres
+from api.mail import Mail
 from api.settings import (
     KmsKind,
     KmsRole,
     KmsSettings,
+    NotifySettings,
     Settings,
     SettingsError,
     SiteKind,
     SiteSettings,
     credentials_folder,
 )
+from api.webhook import Webhook
 from keymgmt.errors import KeyServiceUnavailable
 from keymgmt.local import LocalKeyring, create_keyring
 from keymgmt.provider import KeyProvider, Purpose
@@ -28,6 +32,7 @@ from keymgmt.transitsession import TransitSession
 from migrations.run import upgrade
 from vault.database import Database
 from vault.identity import holds_documents
+from vault.notices import Channel, Sender
 from vault.objects.directory import DirectoryStore
 from vault.objects.s3 import S3Store
 from vault.objects.store import ObjectStore, StoreError, StoreMisconfigured
@@ -158,3 +163,28 @@ def _open_store(site: str, given: SiteSettings, home: Path) -> ObjectStore:
         object_lock=given.object_lock,
         first_byte_seconds=given.first_byte_seconds,
     )
+
+
+def open_senders(notify: NotifySettings) -> dict[Channel, Sender]:
+    """A sender for each channel that is set up. Raises: SettingsError: a CA file cannot be used."""
+    senders: dict[Channel, Sender] = {}
+    if notify.webhook is not None:
+        given = notify.webhook
+        secrets = [secret for secret in (given.secret, given.old_secret) if secret is not None]
+        tls = _trusting(given.ca_file, "WEBHOOK")
+        senders[Channel.WEBHOOK] = Webhook(given.url, secrets, tls=tls)
+    if notify.smtp is not None:
+        tls = _trusting(notify.smtp.ca_file, "SMTP")
+        senders[Channel.SMTP] = Mail(notify.smtp, tls=tls, public_url=notify.public_url)
+    return senders
+
+
+def _trusting(ca_file: Path | None, channel: str) -> ssl.SSLContext:
+    """The system's authorities, or those of the file instead."""
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as exc:
+        raise SettingsError(
+            f"STRONGROOM_NOTIFY__{channel}__CA_FILE cannot be used: {type(exc).__name__}; is it there, "
+            "and PEM?"
+        ) from None

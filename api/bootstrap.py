@@ -13,7 +13,7 @@ from functools import partial
 
 from sqlalchemy import text
 
-from api.adapters import open_keys, open_stores, service_url
+from api.adapters import open_keys, open_senders, open_stores, service_url
 from api.services import Services
 from api.settings import Settings, SettingsError
 from api.wiring import Executors, Given, Wiring
@@ -73,7 +73,15 @@ def build(settings: Settings, *, adopt_authority: bool = False) -> Iterator[Serv
         rows.start(alone=settings.is_embedded)
         stack.callback(rows.stop)
         given = Given(
-            settings, vault_id, database, health, keys, drill_keys, executors, upload_rows=rows
+            settings,
+            vault_id,
+            database,
+            health,
+            keys,
+            drill_keys,
+            executors,
+            upload_rows=rows,
+            senders=open_senders(settings.notify),
         )
         services = Wiring(given).services()
         services.keks.reconcile()

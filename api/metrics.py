@@ -140,6 +140,24 @@ REPLICATION_LAG: Final = Histogram(
     buckets=(0.05, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 86400),
     registry=REGISTRY,
 )
+NOTIFICATIONS: Final = Counter(
+    "strongroom_notifications",
+    "Tries to deliver a notice, by how they ended",
+    ["channel", "outcome"],
+    registry=REGISTRY,
+)
+NOTIFICATIONS_WAITING: Final = Gauge(
+    "strongroom_notifications_waiting",
+    "Notices that are still to be delivered",
+    ["channel"],
+    registry=REGISTRY,
+)
+NOTIFICATIONS_PARKED: Final = Gauge(
+    "strongroom_notifications_parked",
+    "Notices given up until somebody looks; alarm on any",
+    ["channel"],
+    registry=REGISTRY,
+)
 
 
 @contextmanager

@@ -41,6 +41,7 @@ from vault.jobs import Jobs
 from vault.journal import Journal
 from vault.keks import Keks
 from vault.keyexport import KeyExport
+from vault.notices import Channel, Notices, Sender
 from vault.objects.health import SiteHealth
 from vault.objects.store import ObjectStore
 from vault.orphans import Orphans
@@ -105,6 +106,8 @@ class Services:
     rejoin: Rejoin
     recovery_keys: RecoveryKeys
     recovery_epochs: RecoveryEpochs
+    notices: Notices
+    senders: Mapping[Channel, Sender]
     sites: SiteServices
 
     @property

@@ -7,17 +7,23 @@ setting that is silently ignored is how vaults end up without encryption in tran
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
+from email.errors import HeaderParseError
+from email.headerregistry import Address
 from enum import StrEnum
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -43,6 +49,8 @@ TOOL_NAMES: Final = frozenset({"STRONGROOM_REQUIRE", "STRONGROOM_TEST_SERVERS"})
 """Read by the tests and the Makefile."""
 
 MAX_PORT: Final = 65535
+WEBHOOK_SECRET_BYTES: Final = (24, 64)
+"""The least and the most that Standard Webhooks allows."""
 
 
 class SettingsError(Exception):
@@ -158,6 +166,113 @@ class KmsSettings(BaseModel):
         return self
 
 
+def _split_at_commas(value: object) -> object:
+    return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+
+def _safe_url(value: str) -> str:
+    url = urlsplit(value)
+    if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.hostname or "")):
+        raise ValueError("is written https://…; http:// only on loopback")
+    if not url.hostname or url.username is not None or url.password is not None or url.fragment:
+        raise ValueError("names a host, without user, password or fragment")
+    return value
+
+
+def _webhook_secret(value: SecretStr) -> SecretStr:
+    prefix, _, encoded = value.get_secret_value().partition("_")
+    try:
+        size = len(base64.b64decode(encoded, validate=True))
+    except binascii.Error:
+        size = 0
+    if prefix != "whsec" or not WEBHOOK_SECRET_BYTES[0] <= size <= WEBHOOK_SECRET_BYTES[1]:
+        raise ValueError("is whsec_ and then 24 to 64 random bytes in base64")
+    return value
+
+
+def _mail_address(value: str) -> str:
+    try:
+        address = Address(addr_spec=value.strip())
+    except (HeaderParseError, ValueError, IndexError):
+        raise ValueError("is written NAME@DOMAIN") from None
+    if not (address.username and address.domain and value.isascii()):
+        raise ValueError("is written NAME@DOMAIN, in ASCII")
+    return address.addr_spec
+
+
+_SafeUrl = Annotated[str, AfterValidator(_safe_url)]
+_WebhookSecret = Annotated[SecretStr, AfterValidator(_webhook_secret)]
+_MailAddress = Annotated[str, AfterValidator(_mail_address)]
+
+
+class WebhookSettings(BaseModel):
+    """Where notices are posted.
+
+    Attributes:
+        secret, old_secret: each signs; the old one while receivers are given the new one.
+        ca_file: whose certificates are believed instead of the system's authorities.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    url: _SafeUrl
+    secret: _WebhookSecret
+    old_secret: _WebhookSecret | None = None
+    ca_file: Path | None = None
+
+
+class MailTls(StrEnum):
+    """How the way to the mail server is protected."""
+
+    STARTTLS = "starttls"
+    IMPLICIT = "implicit"
+    NONE = "none"
+
+
+class SmtpSettings(BaseModel):
+    """Who takes notices as mail, and for whom.
+
+    Attributes:
+        port: None: the usual one, 587 for `starttls`, 465 for `implicit`, 25 for `none`.
+        ca_file: whose certificates are believed instead of the system's authorities.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    host: Annotated[str, Field(min_length=1)]
+    port: Annotated[int | None, Field(ge=1, le=MAX_PORT)] = None
+    tls: MailTls = MailTls.STARTTLS
+    ca_file: Path | None = None
+    username: str | None = None
+    password: SecretStr | None = None
+    sender: Annotated[_MailAddress, Field(validation_alias="from")]
+    to: Annotated[
+        tuple[_MailAddress, ...], NoDecode, BeforeValidator(_split_at_commas), Field(min_length=1)
+    ]
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        if self.tls is MailTls.NONE and not is_loopback(self.host):
+            raise ValueError("mail would travel in the clear: tls is starttls or implicit")
+        if (self.username is None) != (self.password is None):
+            raise ValueError("username and password come together")
+        return self
+
+
+class NotifySettings(BaseModel):
+    """How people and systems outside are told that something waits for them; nothing set: not at all.
+
+    Attributes:
+        public_url: under which people reach the service; stands in mails.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    webhook: WebhookSettings | None = None
+    smtp: SmtpSettings | None = None
+    public_url: _SafeUrl | None = None
+
+
 class LogFormat(StrEnum):
     """How log lines look."""
 
@@ -236,17 +351,13 @@ class Settings(BaseSettings):
     local_site: Literal["a", "b"] = "a"
     kms: KmsSettings = KmsSettings()
     scrub: ScrubSettings = ScrubSettings()
+    notify: NotifySettings = NotifySettings()
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
-    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_at_commas)] = ()
     threads: Annotated[int, Field(ge=4, le=500)] = 40
     log_format: LogFormat = LogFormat.HUMAN
     worker_metrics_listen: str | None = None
-
-    @field_validator("trusted_proxies", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -377,8 +488,15 @@ def _secret_names(model: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
         if field.annotation in (SecretStr, SecretStr | None):
             yield f"{prefix}{name}"
-        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _secret_names(field.annotation, f"{prefix}{name}__")
+        for inner in _models_in(field.annotation):
+            yield from _secret_names(inner, f"{prefix}{name}__")
+
+
+def _models_in(annotation: object) -> Iterator[type[BaseModel]]:
+    """The models that a field may hold: its own, or those of a union."""
+    for found in (annotation, *get_args(annotation)):
+        if isinstance(found, type) and issubclass(found, BaseModel):
+            yield found
 
 
 def _content_of(path: str, name: str) -> str:

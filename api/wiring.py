@@ -5,14 +5,12 @@ Read it by theme; each property names one part and what that is made of.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property, partial
 from uuid import UUID
-
-from sqlalchemy import Connection
 
 from api import metrics
 from api.services import Services, SiteServices
@@ -66,7 +64,7 @@ from vault.journal import Journal
 from vault.keks import Keks
 from vault.keydrill import KeyDrill
 from vault.keyexport import KeyExport
-from vault.notices import NoticeKind
+from vault.notices import Channel, Notices, Sender
 from vault.objects.health import SiteHealth
 from vault.opening import DocumentKeys
 from vault.orphans import Orphans
@@ -113,6 +111,7 @@ class Given:
     drill_keys: KeyProvider
     executors: Executors
     upload_rows: UploadRows
+    senders: Mapping[Channel, Sender]
 
 
 class Wiring:
@@ -177,6 +176,8 @@ class Wiring:
             rejoin=self._rejoin(),
             recovery_keys=RecoveryKeys(self._service, self._grants),
             recovery_epochs=self._recovery_epochs,
+            notices=self._notices,
+            senders=self._given.senders,
             sites=self._site_services(),
         )
 
@@ -196,7 +197,7 @@ class Wiring:
 
     @cached_property
     def _grants(self) -> Grants:
-        return Grants(self._database, self._seals, self._announce)
+        return Grants(self._database, self._seals, self._notices.announce)
 
     def _approvals(self) -> Approvals:
         owners = {
@@ -205,10 +206,7 @@ class Wiring:
             Action.SITE_FAIL_OVER: failover.owned,
             Action.KEY_REGISTER_RECOVERY: recovery_keys.owned,
         }
-        return Approvals(self._database, self._seals, owners, self._announce)
-
-    def _announce(self, connection: Connection, kind: NoticeKind, subject_id: UUID) -> None:
-        """Nobody is told yet."""
+        return Approvals(self._database, self._seals, owners, self._notices.announce)
 
     # Documents
 
@@ -429,6 +427,12 @@ class Wiring:
             orphans=Orphans(self._service, sorted(self._stores)),
             statuses=self._statuses,
         )
+
+    # Notices
+
+    @cached_property
+    def _notices(self) -> Notices:
+        return Notices(self._shared, self._given.senders)
 
     # Jobs
 

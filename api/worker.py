@@ -17,6 +17,7 @@ from replication.worker import ANY_SIZE, SMALL_FIRST, ReplicationWorker, SmallWo
 from vault.errors import JobUnderWay, VaultError
 from vault.jobs import JobKind
 from vault.journal import Bulk
+from vault.notices import Channel, Sender
 from vault.objects.store import StoreError
 
 LANES: Final = (ANY_SIZE,) * 2 + (SMALL_FIRST,) * 6
@@ -66,6 +67,15 @@ class Worker:
             )
             for n, kinds in enumerate(JOB_LANES)
         ]
+        # One for each channel: a mail server that hangs keeps no webhook waiting.
+        self._threads += [
+            threading.Thread(
+                target=self._work_off,
+                args=(partial(self._deliver, channel, sender),),
+                name=f"notices-{channel}",
+            )
+            for channel, sender in services.senders.items()
+        ]
         self._threads += [
             threading.Thread(target=self._repeat, args=(work, seconds), name=name)
             for name, work, seconds in (
@@ -73,6 +83,7 @@ class Worker:
                 ("site-watch", self.watch_sites, WATCH_SECONDS),
                 ("journal", self._poll, POLL_SECONDS),
                 ("seals", services.seal_upkeep.look_at_all, SEALS_SECONDS),
+                ("notices", self.look_after_notices, HOUSEKEEPING_SECONDS),
             )
         ]
 
@@ -106,6 +117,13 @@ class Worker:
         """One look at the sites. Raises: DatabaseUnavailable."""
         self._services.sites.watch.look(self._services.database.now())
 
+    def look_after_notices(self) -> None:
+        """Remove old ones, and show what is not delivered. Raises: DatabaseUnavailable."""
+        self._services.notices.expire()
+        for channel, outbox in self._services.notices.outbox().items():
+            metrics.NOTIFICATIONS_WAITING.labels(channel).set(outbox.waiting)
+            metrics.NOTIFICATIONS_PARKED.labels(channel).set(outbox.parked)
+
     def _rotate_and_retire_when_due(self) -> None:
         kms, keks = self._services.settings.kms, self._services.keks
         if kms.rotate_every_days and keks.rotate_when_due(timedelta(days=kms.rotate_every_days)):
@@ -113,6 +131,12 @@ class Worker:
                 self._services.jobs.start(None, JobKind.REWRAP)
         if kms.retire_after_days:
             keks.retire_when_due(timedelta(days=kms.retire_after_days))
+
+    def _deliver(self, channel: Channel, sender: Sender) -> bool:
+        outcome = self._services.notices.deliver_due(channel, sender)
+        if outcome is not None:
+            metrics.NOTIFICATIONS.labels(channel, outcome).inc()
+        return outcome is not None
 
     def _lane(self, bulks: tuple[Bulk, ...]) -> ReplicationWorker:
         services = self._services

@@ -87,3 +87,78 @@ def test_a_folder_cannot_be_asked_for_locks(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("STRONGROOM_SITES__A__OBJECT_LOCK", "true")
     with pytest.raises(SettingsError, match="a folder cannot lock objects"):
         load()
+
+
+WEBHOOK_SECRET = "whsec_" + "Y2FuYXJ5" * 4
+
+
+def set_notify(monkeypatch: pytest.MonkeyPatch, **given: str) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(f"STRONGROOM_NOTIFY__{name}", value)
+
+
+def test_channels_for_notices_are_set_by_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, content in (("secret", WEBHOOK_SECRET), ("password", "canary")):
+        (tmp_path / name).write_text(f"{content}\n")
+    set_notify(
+        monkeypatch,
+        WEBHOOK__URL="https://hooks.example.org/vault",
+        WEBHOOK__SECRET_FILE=str(tmp_path / "secret"),
+        SMTP__HOST="mail.example.org",
+        SMTP__USERNAME="vault",
+        SMTP__PASSWORD_FILE=str(tmp_path / "password"),
+        SMTP__FROM="vault@example.org",
+        SMTP__TO="head@example.org, deputy@example.org",
+        PUBLIC_URL="https://vault.example.org",
+    )
+    notify = load().notify
+    assert notify.webhook is not None
+    assert notify.webhook.secret.get_secret_value() == WEBHOOK_SECRET
+    assert notify.smtp is not None
+    assert notify.smtp.to == ("head@example.org", "deputy@example.org")
+    assert notify.smtp.password is not None
+    assert notify.smtp.password.get_secret_value() == "canary"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WEBHOOK__URL", "http://hooks.example.org/"),
+        ("WEBHOOK__URL", "https://user:canary@hooks.example.org/"),
+        ("WEBHOOK__URL", "file:///etc/passwd"),
+        ("WEBHOOK__URL", "https:///canary"),
+        ("WEBHOOK__SECRET", "whsec_Y2FuYXJ5"),
+        ("WEBHOOK__SECRET", "Y2FuYXJ5" * 4),
+        ("WEBHOOK__SECRET", "whsec_canary!!"),
+        ("WEBHOOK__OLD_SECRET", "canary"),
+        ("WEBHOOK__SECRT", "canary"),
+        ("SMTP__TLS", "none"),
+        ("SMTP__TLS", "canary"),
+        ("SMTP__PORT", "0"),
+        ("SMTP__PASSWORD", "canary"),
+        ("SMTP__FROM", "canary"),
+        ("SMTP__FROM", "a@example.org\nBcc: canary@example.org"),
+        ("SMTP__SENDER", "canary@example.org"),
+        ("SMTP__TO", ","),
+        ("SMTP__TO", "a@example.org,canary"),
+        ("PUBLIC_URL", "http://canary.example.org"),
+    ],
+)
+def test_a_channel_that_would_be_unsafe_or_useless_stops_the_start_without_an_echo(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    set_notify(
+        monkeypatch,
+        WEBHOOK__URL="https://hooks.example.org/vault",
+        WEBHOOK__SECRET=WEBHOOK_SECRET,
+        SMTP__HOST="mail.example.org",
+        SMTP__FROM="vault@example.org",
+        SMTP__TO="head@example.org",
+    )
+    load()
+    set_notify(monkeypatch, **{name: value})
+    with pytest.raises(SettingsError, match="STRONGROOM_NOTIFY__") as refused:
+        load()
+    assert "canary" not in str(refused.value)
