@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import pwd
@@ -16,16 +15,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.api.helpers import named, upload
+from tests.certificates import self_made_certificate
 from tests.process import Account, ServeProcess, descendants, wait_until
 
 DEPENDENCIES = {"database", "keys", "site-a", "site-b"}
@@ -138,7 +134,7 @@ def test_of_two_starts_at_once_on_one_port_the_loser_is_told_clearly(tmp_path: P
 
 
 def test_tls_serves_and_strangers_do_not_believe_the_certificate(tmp_path: Path) -> None:
-    certificate, key = _self_made_certificate(tmp_path)
+    certificate, key = self_made_certificate(tmp_path)
     environment = {
         "STRONGROOM_TLS_CERT_FILE": str(certificate),
         "STRONGROOM_TLS_KEY_FILE": str(key),
@@ -278,35 +274,3 @@ def _can_run(account: Account) -> bool:
     except OSError:
         return False
     return found.returncode == 0
-
-
-def _self_made_certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1, signed by itself, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "strongroom test")])
-    now = datetime.fromtimestamp(time.time(), UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
-            critical=False,
-        )
-        .sign(key, hashes.SHA256())
-    )
-    paths = folder / "certificate.pem", folder / "key.pem"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    paths[1].touch(mode=0o600)
-    paths[1].write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return paths
