@@ -11,6 +11,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -159,8 +160,8 @@ class _Permission:
         caller = await authenticator.caller(request)
         actor = Actor(caller, request.state.request_id)
         request.state.actor = actor
-        require(caller, self.action)
-        return actor
+        decision = require(caller, self.action)
+        return replace(actor, by=decision.by)
 
 
 def allowed_to(action: Action) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vault.access.policy import Action, Caller, Obstacle
+from vault.access.policy import Action, Caller, Decision, Obstacle
 from vault.errors import DocumentHeld, NotAllowed, NotFound, StepUpNeeded
 
 
@@ -14,8 +14,8 @@ def require(
     *,
     class_name: str | None = None,
     is_held: bool = False,
-) -> None:
-    """Return if `caller` may do `action` on a thing of `department` and class.
+) -> Decision:
+    """The policy's decision, if `caller` may do `action` on a thing of `department` and class.
 
     Raises:
         NotAllowed: refused, with the rule in words.
@@ -25,7 +25,7 @@ def require(
     """
     decision = caller.may(action, department, class_name=class_name, is_held=is_held)
     if decision.allowed:
-        return
+        return decision
     if decision.obstacle is Obstacle.HOLD:
         raise DocumentHeld
     if not decision.visible:

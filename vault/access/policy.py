@@ -338,12 +338,15 @@ class Decision:
     Attributes:
         visible: False when the caller must not even learn that the thing exists (answer: 404).
         obstacle: what stands in the way of somebody to whom it is allowed otherwise.
+        by: what allows it, for the log: ``scope:read``, ``role:staff@sales``, or several of them where no
+            department was named.
     """
 
     allowed: bool
     rule: str
     visible: bool = True
     obstacle: Obstacle | None = None
+    by: str = ""
 
 
 def decide(
@@ -385,14 +388,15 @@ def _decide_for_application(
             return Decision(allowed=False, rule=_needs_scope(action, rule.scopes))
     if department is not None and not caller.works_for(department):
         return _INVISIBLE
-    return _allowed(action, rule, f"the scope '{used or 'any'}'")
+    return _allowed(action, rule, f"the scope '{used or 'any'}'", f"scope:{used or 'any'}")
 
 
 def _decide_for_person(
     caller: Caller, action: Action, rule: Rule, department: str | None, class_name: str | None
 ) -> Decision:
     if rule.roles is None:
-        return Decision(allowed=True, rule=f"{action} is allowed to everybody who is signed in")
+        words = f"{action} is allowed to everybody who is signed in"
+        return Decision(allowed=True, rule=words, by="signed-in")
     held = [h for h in caller.roles if h.role in rule.roles]
     if not held:
         return Decision(allowed=False, rule=_needs_role(action, rule.roles))
@@ -410,12 +414,16 @@ def _decide_for_person(
             rule=f"{action} needs you to prove once more who you are (step-up)",
             obstacle=Obstacle.STEP_UP,
         )
-    return _allowed(action, rule, _in_words(held[0]))
+    return _allowed(action, rule, _in_words(held[0]), " ".join(map(_for_log, held)))
 
 
-def _allowed(action: Action, rule: Rule, by: str) -> Decision:
+def _allowed(action: Action, rule: Rule, words: str, by: str) -> Decision:
     approval = ", with an approval" if rule.purposes else ""
-    return Decision(allowed=True, rule=f"{action} is allowed by {by}{approval}")
+    return Decision(allowed=True, rule=f"{action} is allowed by {words}{approval}", by=by)
+
+
+def _for_log(held: HeldRole) -> str:
+    return f"role:{held.role}@{held.department}" if held.department else f"role:{held.role}"
 
 
 def _needs_scope(action: Action, scopes: frozenset[Scope]) -> str:

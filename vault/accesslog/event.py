@@ -114,10 +114,15 @@ class EventType(StrEnum):
 
 @dataclass(frozen=True)
 class Actor:
-    """Who acts, and within which request."""
+    """Who acts, and within which request.
+
+    Attributes:
+        by: what allows it, as `Decision.by` says; it stands in every event.
+    """
 
     caller: Caller
     request_id: str
+    by: str = ""
 
 
 @dataclass(frozen=True)
@@ -147,8 +152,12 @@ class AccessEvent:
             "event_request": self.actor.request_id if self.actor else None,
             "event_document": self.document_id,
             "event_version": self.version,
-            "event_detail": dict(self.detail),
+            "event_detail": self._detail(),
         }
+
+    def _detail(self) -> dict[str, Any]:
+        by = self.actor.by if self.actor else ""
+        return {"by": by, **self.detail} if by else dict(self.detail)
 
 
 LIVE_CREDENTIAL = """(
