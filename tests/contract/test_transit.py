@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import ipaddress
 import json
 import logging
 import socket
@@ -14,13 +13,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from keymgmt.datakey import DataKey
 from keymgmt.errors import (
@@ -34,6 +29,7 @@ from keymgmt.provider import BoundKey, KeyProvider, WrappedKey
 from keymgmt.transit import BATCH, TransitProvider
 from keymgmt.transitsession import FRESH_SECONDS, Body, TransitSession
 from tests.servers.canned import CannedServer, Request, answer, canned
+from tests.servers.certificate import self_made_certificate
 from tests.servers.kms import POLICIES, VaultServer
 
 KEK = "documents"
@@ -469,31 +465,6 @@ def tls_keys(address: str, ca_file: Path | None) -> TransitProvider:
     return TransitProvider(
         TransitSession(address, role_id="r", secret_id=lambda: "s", ca_file=ca_file, read_seconds=1)
     )
-
-
-def self_made_certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1, signed by itself, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a KMS for tests")])
-    host = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    now = datetime.fromtimestamp(time.time(), UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([host]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    paths = folder / "certificate.pem", folder / "key.pem"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    paths[1].write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return paths
 
 
 def test_proxies_of_the_environment_are_not_asked(
