@@ -160,8 +160,7 @@ class KmsSettings(BaseModel):
             return self
         if self.address is None or self.roles.service is None:
             raise ValueError("a transit KMS also needs address and roles.service")
-        url = urlsplit(self.address)
-        if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.hostname or "")):
+        if not _is_private(self.address):
             raise ValueError("data keys would travel in the clear: write address as https://…")
         return self
 
@@ -273,6 +272,34 @@ class NotifySettings(BaseModel):
     public_url: _SafeUrl | None = None
 
 
+class OidcSettings(BaseModel):
+    """The OpenID provider at which people sign in.
+
+    Attributes:
+        issuer: exactly as the provider writes it, a slash at its end included.
+        redirect_url: of ours, as registered at the provider.
+        ca_file: of the authority that the provider's certificate is from; None: the system's.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    issuer: str
+    client_id: Annotated[str, Field(min_length=1)]
+    client_secret: Annotated[SecretStr, Field(min_length=1)]
+    redirect_url: str
+    ca_file: Path | None = None
+
+    @field_validator("issuer", "redirect_url")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if not _is_private(value):
+            raise ValueError("sign-ins would travel in the clear: write it as https://…")
+        url = urlsplit(value)
+        if "?" in value or "#" in value or url.username is not None:
+            raise ValueError("is an address without user, query and fragment")
+        return value
+
+
 class LogFormat(StrEnum):
     """How log lines look."""
 
@@ -328,6 +355,7 @@ class Settings(BaseSettings):
         database_standby: `checked`: classes with the durability `sync` need PostgreSQL's own synchronous
             standby; `managed`: whoever runs the database keeps a second copy that it does not show.
         database_connections: most connections one process holds.
+        oidc: None: nobody signs in at a provider.
         trusted_proxies: addresses or networks whose forwarded addresses are believed.
         threads: requests worked on at a time.
         worker_metrics_listen: ``HOST:PORT`` at which a `worker` process shows its metrics; None: nowhere.
@@ -350,6 +378,7 @@ class Settings(BaseSettings):
     sites: Sites = Sites()
     local_site: Literal["a", "b"] = "a"
     kms: KmsSettings = KmsSettings()
+    oidc: OidcSettings | None = None
     scrub: ScrubSettings = ScrubSettings()
     notify: NotifySettings = NotifySettings()
     tls_cert_file: Path | None = None
@@ -467,6 +496,16 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _is_private(address: str) -> bool:
+    """Whether what is sent to this URL can be read by others on its way."""
+    try:
+        url = urlsplit(address)
+    except ValueError:
+        return False
+    host = url.hostname or ""
+    return bool(host) and (url.scheme == "https" or (url.scheme == "http" and is_loopback(host)))
 
 
 def _is_host_and_port(value: str) -> bool:

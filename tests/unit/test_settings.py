@@ -162,3 +162,72 @@ def test_a_channel_that_would_be_unsafe_or_useless_stops_the_start_without_an_ec
     with pytest.raises(SettingsError, match="STRONGROOM_NOTIFY__") as refused:
         load()
     assert "canary" not in str(refused.value)
+
+
+OIDC = {
+    "ISSUER": "https://login.example/tenant/",
+    "CLIENT_ID": "vault",
+    "CLIENT_SECRET": "canary-secret",
+    "REDIRECT_URL": "https://vault.example/callback",
+}
+
+
+def set_oidc(monkeypatch: pytest.MonkeyPatch, **changed: str | None) -> None:
+    for name, value in {**OIDC, **changed}.items():
+        if value is not None:
+            monkeypatch.setenv(f"STRONGROOM_OIDC__{name}", value)
+
+
+def test_nobody_signs_in_at_a_provider_unless_one_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load().oidc is None
+    set_oidc(monkeypatch)
+    settings = load().oidc
+    assert settings is not None
+    assert settings.issuer == OIDC["ISSUER"]
+    assert settings.client_secret.get_secret_value() == "canary-secret"
+    assert "canary-secret" not in repr(settings)
+
+
+def test_a_secret_of_an_optional_part_may_come_from_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text("from a file\n")
+    set_oidc(monkeypatch, CLIENT_SECRET=None, CLIENT_SECRET_FILE=str(tmp_path / "secret"))
+    settings = load().oidc
+    assert settings is not None
+    assert settings.client_secret.get_secret_value() == "from a file"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"ISSUER": None},
+        {"CLIENT_ID": None},
+        {"CLIENT_ID": ""},
+        {"CLIENT_SECRET": None},
+        {"CLIENT_SECRET": ""},
+        {"REDIRECT_URL": None},
+        {"ISUER": "x"},
+        {"ISSUER": "http://login.example"},
+        {"ISSUER": "http://127.0.0.1.login.example"},
+        {"ISSUER": "login.example"},
+        {"ISSUER": "https://[::1"},
+        {"ISSUER": "https://login.example?tenant=1"},
+        {"ISSUER": "https://login.example#x"},
+        {"ISSUER": "https://user@login.example"},
+        {"REDIRECT_URL": "http://vault.example/callback"},
+        {"REDIRECT_URL": "https://vault.example/callback#x"},
+    ],
+)
+def test_a_provider_that_cannot_be_used_safely_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, changed: dict[str, str | None]
+) -> None:
+    set_oidc(monkeypatch, **changed)
+    with pytest.raises(SettingsError, match="STRONGROOM_OIDC") as refused:
+        load()
+    assert "canary-secret" not in str(refused.value)
+
+
+def test_a_provider_on_this_machine_may_be_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_oidc(monkeypatch, ISSUER="http://127.0.0.1:9000", REDIRECT_URL="http://localhost:8300/cb")
+    assert load().oidc is not None
