@@ -1,4 +1,4 @@
-"""Real S3 servers and a real KMS, one process each for the whole run. The report says how one arrived."""
+"""Real servers, one process each for the whole run. The report says how one arrived."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from tests.servers.docker import versity_in_docker
 from tests.servers.kms import VaultServer
+from tests.servers.oidc import OidcServer
 from tests.servers.require import built, missing
 from tests.servers.s3 import Rclone, S3Server, Versity
 
@@ -44,6 +45,20 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VaultServer]:
     if binary is None:
         missing("vault", "run `make servers` (needs Go)")
     server = VaultServer(binary, tmp_path_factory.mktemp("vault"))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def oidc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OidcServer]:
+    """An OpenID provider, installed by `make servers`."""
+    modules = built("oidc")
+    if modules is None or shutil.which("node") is None:
+        missing("oidc", "run `make servers` (needs Node 20 with npm)")
+    server = OidcServer(modules, tmp_path_factory.mktemp("oidc"))
     server.start()
     try:
         yield server

@@ -11,6 +11,8 @@ import pytest
 
 _HERE = Path(__file__).parent
 _DEFAULT_CACHE = Path.home() / ".cache" / "strongroom" / "servers"
+_LOCKS = {"oidc": "package-lock.json"}
+"""What pins a server, where it is no Go module."""
 
 
 def missing(server: str, reason: str) -> NoReturn:
@@ -22,8 +24,9 @@ def missing(server: str, reason: str) -> NoReturn:
 
 
 def built(server: str) -> Path | None:
-    """The binary that `make servers` built of the pinned version, if it is there."""
+    """The binary or folder that `make servers` made of the pinned version, if it is there."""
     cache = Path(os.environ.get("STRONGROOM_TEST_SERVERS") or _DEFAULT_CACHE)  # noqa: TID251
-    digest = sha256((_HERE / server / "go.sum").read_bytes()).hexdigest()[:16]
+    lock = _HERE / server / _LOCKS.get(server, "go.sum")
+    digest = sha256(lock.read_bytes()).hexdigest()[:16]
     binary = cache / f"{server}-{digest}"
     return binary if binary.exists() else None
