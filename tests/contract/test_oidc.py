@@ -719,7 +719,9 @@ def test_a_provider_that_answers_byte_by_byte_is_given_up(
         liar.client(Limits(total_seconds=0.3)).begin()
 
 
-def test_only_the_named_authority_is_trusted(tmp_path: Path) -> None:
+@pytest.fixture
+def tls_liar(tmp_path: Path) -> Iterator[tuple[LyingProvider, Path]]:
+    """One that speaks TLS, and the authority of its certificate."""
     certificate, key = self_made_certificate(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
@@ -728,12 +730,26 @@ def test_only_the_named_authority_is_trusted(tmp_path: Path) -> None:
     with listener:
         liar.server = CannedServer(liar.respond, listener=listener)
         threading.Thread(target=liar.server.serve, daemon=True).start()
-        client = liar.client(ca_file=certificate)
-        _, pending = client.begin()
-        liar.token = signed(liar.claims(pending))
-        assert client.finish(liar.params(pending), pending).subject == "alice"
-        with refused(Fault.UNREACHABLE):
-            liar.client().begin()
+        yield liar, certificate
+
+
+def test_only_the_named_authority_is_trusted(tls_liar: tuple[LyingProvider, Path]) -> None:
+    liar, certificate = tls_liar
+    client = liar.client(ca_file=certificate)
+    _, pending = client.begin()
+    liar.token = signed(liar.claims(pending))
+    assert client.finish(liar.params(pending), pending).subject == "alice"
+    with refused(Fault.UNREACHABLE):
+        liar.client().begin()
+
+
+def test_a_provider_elsewhere_cannot_send_us_to_our_own_loopback(
+    tls_liar: tuple[LyingProvider, Path],
+) -> None:
+    liar, certificate = tls_liar
+    liar.metadata["jwks_uri"] = "http://127.0.0.1:8300/jwks"
+    with refused(Fault.INSECURE_ENDPOINT):
+        liar.client(ca_file=certificate).begin()
 
 
 def test_a_certificate_authority_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
