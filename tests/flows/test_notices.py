@@ -31,11 +31,11 @@ from api.settings import KmsSettings, NotifySettings, Settings, SettingsError
 from api.webhook import Webhook
 from api.worker import Worker
 from tests.api.helpers import upload
-from tests.certificates import self_made_certificate
 from tests.flows.test_worker_metrics import worker_of
 from tests.process import wait_until
 from tests.running import running
 from tests.servers.canned import Request, canned
+from tests.servers.certificate import self_made_certificate
 from tests.servers.receivers import Mailbox, Receiver, mail_server, receiving
 from tests.servers.s3 import free_port
 from vault import clock

@@ -21,8 +21,8 @@ import httpx
 import pytest
 
 from tests.api.helpers import named, upload
-from tests.certificates import self_made_certificate
 from tests.process import Account, ServeProcess, descendants, wait_until
+from tests.servers.certificate import self_made_certificate
 
 DEPENDENCIES = {"database", "keys", "site-a", "site-b"}
 COULD_NOT_RUN = 2
