@@ -217,7 +217,7 @@ class Sessions:
             scopes=frozenset(),
             department=known.department,
             session_id=known.session_id,
-            roles=self._roles(known.id, known.authority_epoch),
+            roles=self._roles(known, token.id),
             person_id=known.person_id,
             has_stepped_up=known.has_stepped_up,
             authority_epoch=known.authority_epoch,
@@ -237,11 +237,17 @@ class Sessions:
         )
         return rows[0]
 
-    def _roles(self, principal_id: UUID, epoch: int) -> tuple[HeldRole, ...]:
-        rows = self._database.execute(ROLES_IN_FORCE, {"principal": principal_id})
-        for row in rows:
-            self._seals.check_follower(ROLE_GRANTS.row_from(row), epoch)
-        return tuple(map(held_role, rows))
+    def _roles(self, known: Row[Any], session_id: str) -> tuple[HeldRole, ...]:
+        """The roles that count now; one that does not bear its seal is none, and a finding."""
+        rows = self._database.execute(ROLES_IN_FORCE, {"principal": known.id})
+        if any(row.principal_epoch != known.authority_epoch for row in rows):
+            raise CredentialRefused("superseded", session_id)
+        sound = [
+            row
+            for row in rows
+            if self._seals.is_sound(ROLE_GRANTS.row_from(row), row.principal_epoch)
+        ]
+        return tuple(map(held_role, sound))
 
     def _refused(self, broken: SealBroken, session_id: str) -> CredentialRefused:
         self._findings.remember(broken)
@@ -337,7 +343,10 @@ def _in_force(table: Any) -> Any:
     )
 
 
-ROLES_IN_FORCE: Final = select(role_grants).where(
+ROLES_IN_FORCE: Final = select(
+    role_grants, principals.c.authority_epoch.label("principal_epoch")
+).where(
+    principals.c.id == role_grants.c.principal_id,
     role_grants.c.principal_id == bindparam("principal"),
     _in_force(role_grants),
     or_(
@@ -354,7 +363,7 @@ ROLES_IN_FORCE: Final = select(role_grants).where(
         .exists(),
     ),
 )
-"""The role grants of a `:principal` that count now."""
+"""The role grants of a `:principal` that count now, with the principal's epoch of the same moment."""
 
 _SESSIONS = Listing[Row[Any]](
     name="sessions",
