@@ -29,7 +29,7 @@ from replication.sitewatch import RESYNC_OF, SiteWatch
 from replication.status import SiteStatuses
 from replication.verify import Verify
 from vault import keyexport
-from vault.access import role_grants
+from vault.access import api_keys, role_grants
 from vault.access.api_keys import ApiKeys
 from vault.access.approvals import Approvals
 from vault.access.departments import Departments
@@ -140,7 +140,7 @@ class Wiring:
             incidents=self._incidents,
             keys=self._keys,
             access_log=AccessLog(self._shared),
-            api_keys=ApiKeys(self._shared, self._seals, self._findings),
+            api_keys=ApiKeys(self._shared, self._seals, self._findings, self._grants),
             sessions=Sessions(self._shared, self._seals, self._findings),
             principals=Principals(self._shared, self._seals),
             people=People(self._shared, self._seals),
@@ -202,6 +202,7 @@ class Wiring:
     def _approvals(self) -> Approvals:
         owners = {
             Action.KEY_EXPORT: keyexport.owned,
+            Action.API_KEY_ISSUE: api_keys.owned_by_vault,
             Action.ROLE_GRANT: role_grants.owned_by_vault,
             Action.SITE_FAIL_OVER: failover.owned,
             Action.KEY_REGISTER_RECOVERY: recovery_keys.owned,

@@ -71,6 +71,7 @@ def _looked_up(services: Services, token: str, plan: Plan) -> Iterator[Result]:
         services.database.as_shared(),
         _Unchecked(seals._vault_id, seals._keys, seals._findings),
         services.findings,
+        services.grants,
     )
     sides = (lambda: floor.authenticate(token), lambda: services.api_keys.authenticate(token))
     unchecked, checked = in_turns(plan.rounds * 3, *map(_timed, sides))

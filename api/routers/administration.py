@@ -39,6 +39,7 @@ HoldLister = Annotated[Actor, allowed_to(Action.HOLD_LIST)]
 PrincipalLister = Annotated[Actor, allowed_to(Action.PRINCIPAL_LIST)]
 KeyLister = Annotated[Actor, allowed_to(Action.API_KEY_LIST)]
 PrincipalManager = Annotated[Actor, allowed_to(Action.PRINCIPAL_MANAGE)]
+KeyIssuer = Annotated[Actor, allowed_to(Action.API_KEY_ISSUE)]
 KeyManager = Annotated[Actor, allowed_to(Action.API_KEY_MANAGE)]
 KeyHolder = Annotated[Actor, allowed_to(Action.API_KEY_ROTATE_OWN)]
 
@@ -136,7 +137,7 @@ def list_keys(
 
 
 @router.post("/api-keys", status_code=201)
-def issue_key(services: ServicesOf, actor: KeyManager, given: NewKeyShape) -> IssuedKeyShape:
+def issue_key(services: ServicesOf, actor: KeyIssuer, given: NewKeyShape) -> IssuedKeyShape:
     """Issue a key; its token is shown this once."""
     issued = services.api_keys.issue(
         actor, given.principal_id, scopes=given.scopes, lifetime=_days(given.lifetime_days)

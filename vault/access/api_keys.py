@@ -16,9 +16,12 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, bindparam, func, insert, literal, or_, select, update
 
+from vault.access.approvals import Owned, Target, id_part
+from vault.access.authorise import require
 from vault.access.credentials import CredentialRefused
 from vault.access.findings import Findings, SealBroken
-from vault.access.policy import Caller, Scope
+from vault.access.grants import Grants
+from vault.access.policy import EVERY_DEPARTMENT, Action, Caller, Scope
 from vault.access.sealed_rows import API_KEYS, PRINCIPALS
 from vault.access.seals import PerhapsStale, Seals, unreadable
 from vault.access.tokens import TokenKind, make_token, parse_token
@@ -56,10 +59,13 @@ class IssuedKey:
 class ApiKeys:
     """The API keys of this vault."""
 
-    def __init__(self, database: SharedDatabase, seals: Seals, findings: Findings) -> None:
+    def __init__(
+        self, database: SharedDatabase, seals: Seals, findings: Findings, grants: Grants
+    ) -> None:
         self._database = database
         self._seals = seals
         self._findings = findings
+        self._grants = grants
 
     def issue(
         self,
@@ -76,12 +82,18 @@ class ApiKeys:
             lifetime: None: until revoked.
 
         Raises:
+            NotAllowed.
+            ApprovalNeeded: the principal reaches every department, exports keys, operates or audits.
             NotFound: no such principal, or it is disabled.
             TooManyKeys: two live keys exist.
             InvalidValue: scopes that the principal does not have, or a lifetime that is not positive.
         """
+        require(actor.caller, Action.API_KEY_ISSUE)
         broken = self._seals.refusing(NotFound("principal"))
         with broken, self._database.transaction() as connection:
+            if _is_dangerous(self._seals.locked_principal(connection, principal_id)):
+                target = {"principal": str(principal_id)}
+                self._grants.use(connection, actor, Action.API_KEY_ISSUE, target)
             issued = insert_key(
                 connection, self._seals, principal_id, scopes=scopes, lifetime=lifetime
             )
@@ -245,6 +257,17 @@ _AUTHENTICATE: Final = (
     .join(principals)
     .where(api_keys.c.id == bindparam("key"))
 )
+
+
+def owned_by_vault(_connection: Connection, _actor: Actor, target: Target) -> Owned:
+    """An application to issue a key for, as the target of an approval. Raises: InvalidValue."""
+    return Owned({"principal": str(id_part(target, "principal"))})
+
+
+def _is_dangerous(principal: Row[Any]) -> bool:
+    """Whether its keys do what no clerk of one department may: two people issue them, as for such roles."""
+    more = {Scope.EXPORT_KEYS, Scope.OPERATE, Scope.AUDIT, Scope.ADMIN}
+    return principal.department == EVERY_DEPARTMENT or bool(more & set(principal.scopes))
 
 
 def insert_key(

@@ -58,6 +58,7 @@ class Action(StrEnum):
     PRINCIPAL_MANAGE = "principal.manage"
     CREDENTIALS_RESET = "credentials.reset"
     API_KEY_LIST = "api-key.list"
+    API_KEY_ISSUE = "api-key.issue"
     API_KEY_MANAGE = "api-key.manage"
     API_KEY_ROTATE_OWN = "api-key.rotate-own"
     ROLE_LIST = "role.list"
@@ -213,6 +214,7 @@ RULES: Final[dict[Action, Rule]] = {
     Action.PRINCIPAL_MANAGE: _rule(_SETUP, _SECURITY),
     Action.CREDENTIALS_RESET: _rule(_SETUP, _SECURITY, step_up=True, **_STAFFING),
     Action.API_KEY_LIST: _rule(_AUDIT, _OVERSIGHT),
+    Action.API_KEY_ISSUE: _rule(_SETUP, _SECURITY, step_up=True, **_STAFFING),
     Action.API_KEY_MANAGE: _rule(_SETUP, _SECURITY),
     Action.API_KEY_ROTATE_OWN: _rule(None, _NOBODY),
     Action.ROLE_LIST: _rule(_AUDIT, _OVERSIGHT),
