@@ -12,7 +12,17 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from api.commands import access, administration, documents, keys, recovery, service, sites
+from api.commands import (
+    access,
+    administration,
+    approvals,
+    documents,
+    keys,
+    people,
+    recovery,
+    service,
+    sites,
+)
 from api.commands.output import Session
 
 app = typer.Typer(
@@ -41,6 +51,13 @@ app.add_typer(administration.principal, name="principal")
 app.add_typer(administration.api_key, name="api-key")
 app.add_typer(administration.document_class, name="class")
 app.add_typer(administration.hold, name="hold")
+app.add_typer(people.department, name="department")
+app.add_typer(people.person, name="person")
+app.add_typer(people.role, name="role")
+app.add_typer(people.session, name="session")
+app.add_typer(people.setup, name="setup")
+app.add_typer(approvals.approval, name="approval")
+app.add_typer(approvals.grant, name="grant")
 app.add_typer(access.access, name="access")
 app.add_typer(keys.key, name="key")
 app.add_typer(keys.job, name="job")

@@ -18,6 +18,7 @@ from api.commands.output import (
     show,
     show_list,
 )
+from vault.access.principals import PrincipalKind
 
 principal = typer.Typer(help="Applications and people that act.", no_args_is_help=True)
 api_key = typer.Typer(help="API keys.", no_args_is_help=True)
@@ -27,11 +28,12 @@ document_class = typer.Typer(
 hold = typer.Typer(help="Legal holds.", no_args_is_help=True)
 
 Scopes = Annotated[
-    list[str], typer.Option("--scope", help="read, write, admin or export-keys; repeatable")
+    list[str],
+    typer.Option("--scope", help="read, write, export-keys, operate, audit or admin; repeatable"),
 ]
 Days = Annotated[int | None, typer.Option("--lifetime-days", help="until revoked otherwise")]
 
-_PRINCIPAL: Final = ("id", "name", "department", "scopes", "created_at", "disabled_at")
+_PRINCIPAL: Final = ("id", "name", "kind", "department", "scopes", "created_at", "disabled_at")
 _KEY: Final = (
     "id",
     "principal_id",
@@ -60,23 +62,32 @@ def add_principal(
     name: str,
     scopes: Scopes,
     department: Annotated[str | None, typer.Option(help="its own, or * for every one")] = None,
+    responsible: Annotated[
+        UUID | None, typer.Option(metavar="ID", help="a principal of the person who answers for it")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add a principal. Example: strongroom principal add crm --scope read --scope write --department sales"""
-    body = {"name": name, "scopes": scopes, "department": department}
+    """Add an application. Example: strongroom principal add crm --scope read --department sales"""
+    body = {
+        "name": name,
+        "scopes": scopes,
+        "department": department,
+        "responsible": responsible and str(responsible),
+    }
     post(context, as_json, "/v1/principals", body)
 
 
 @principal.command("list")
 def list_principals(
     context: typer.Context,
+    kind: Annotated[PrincipalKind | None, typer.Option(help="only these")] = None,
     page_size: PageSize = 100,
     page_token: PageToken = None,
     all_pages: Everything = False,
     as_json: AsJson = False,
 ) -> None:
-    """List principals. Example: strongroom principal list --all"""
-    options = {"page_size": page_size, "page_token": page_token}
+    """List principals. Example: strongroom principal list --kind application --all"""
+    options = {"kind": kind, "page_size": page_size, "page_token": page_token}
     show_list(context, as_json, "/v1/principals", options, _PRINCIPAL, all_pages=all_pages)
 
 

@@ -16,6 +16,7 @@ import typer
 
 from api.bootstrap import build
 from api.client import Client, FileUnusable
+from api.commands.asking import Act, Ask, For, asking
 from api.commands.local import Home, Json, explained, given, say
 from api.commands.output import (
     COULD_NOT_RUN,
@@ -32,6 +33,7 @@ from api.commands.output import (
 )
 from api.home import lock_home
 from api.settings import load
+from vault.access.policy import Action
 
 key = typer.Typer(help="Keys: KEKs, rotation, shredding, drills.", no_args_is_help=True)
 job = typer.Typer(help="Long work: how far it is; stop and resume it.", no_args_is_help=True)
@@ -164,14 +166,20 @@ def export_dek(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="a new file, mode 0600")
     ] = None,
+    ask: Ask = None,
+    purpose: For = None,
     as_json: AsJson = False,
 ) -> None:
     """Export one version's data key as a Tink keyset; it opens the object without Strongroom.
 
-    Example: strongroom key export-dek 0198… --version 1 -o key.json
+    It takes an approval; with --ask and --purpose that is asked for, and the same command exports then.
+
+    Example: strongroom key export-dek 0198… --version 1 -o key.json --ask 'case 7' --purpose court-order
     """
     path = f"/v1/documents/{document_id}/versions/{number}/export-key"
-    with connected(context, as_json) as client:
+    target = {"document": str(document_id), "version": str(number)}
+    act = Act(Action.KEY_EXPORT, target, purpose)
+    with asking(context, as_json, act, ask) as client:
         exported = client.call("POST", path)
         if output is None:
             typer.echo(json.dumps(exported, indent=2))

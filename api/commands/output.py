@@ -58,7 +58,7 @@ class Session:
     def client(self) -> Client:
         """A client for the service and key of the environment. Raises: NotConfigured."""
         url, key = client_url_and_key()
-        return Client(self.url or url or DEFAULT_URL, key, tell=_tell)
+        return Client(self.url or url or DEFAULT_URL, key, tell=tell)
 
     @contextmanager
     def attempt(self, about: str | None = None) -> Iterator[None]:
@@ -133,7 +133,7 @@ def show_pages(
         return
     show_table(list(map(reworded, items)), columns)
     if not all_pages and page.get("next_page_token"):
-        _tell(f"more: --page-token {page['next_page_token']}, or --all")
+        tell(f"more: --page-token {page['next_page_token']}, or --all")
 
 
 @contextmanager
@@ -167,13 +167,18 @@ def show_table(items: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> No
     console.print(table)
 
 
+def tell(message: str) -> None:
+    """A line on standard error."""
+    typer.echo(f"strongroom: {printable(message)}", err=True)
+
+
 def _show_failure(exc: ClientError, about: str | None, *, as_json: bool, err: bool) -> None:
     if as_json:
         typer.echo(printable_json(exc.as_problem()), err=err)
         return
     problem = exc.as_problem()
     prefix = "" if about is None else f"{about}: "
-    _tell(f"{prefix}{problem['title'] if isinstance(exc, Refused) else exc}")
+    tell(f"{prefix}{problem['title'] if isinstance(exc, Refused) else exc}")
     for name in ("detail", "request_id"):
         if isinstance(exc, Refused) and problem.get(name):
             typer.echo(f"  {name}: {printable(str(problem[name]))}", err=True)
@@ -182,10 +187,6 @@ def _show_failure(exc: ClientError, about: str | None, *, as_json: bool, err: bo
 def _exit_code(exc: ClientError) -> int:
     refused = isinstance(exc, Refused) and not isinstance(exc, Unavailable)
     return FOUND_WRONG if refused else COULD_NOT_RUN
-
-
-def _tell(message: str) -> None:
-    typer.echo(f"strongroom: {printable(message)}", err=True)
 
 
 def _flat(item: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -211,7 +212,7 @@ def _in_words(name: str, value: Any) -> str:
         return ""
     if isinstance(value, list):
         return ", ".join(map(str, value))
-    if name.endswith(("_at", "_after")):
+    if name.endswith(("_at", "_after", "_before")):
         return utc(str(value))
     return str(value)
 

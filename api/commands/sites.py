@@ -13,6 +13,7 @@ import typer
 
 from api.client import Client
 from api.commands import amounts
+from api.commands.asking import Act, Ask, For, asking
 from api.commands.keys import NoWait, Yes, confirm, followed, run_job
 from api.commands.names import printable_json
 from api.commands.output import (
@@ -29,6 +30,7 @@ from api.commands.output import (
     show_table,
     utc,
 )
+from vault.access.policy import Action
 
 site = typer.Typer(help="The two sites: status, proof, repair, failover.", no_args_is_help=True)
 
@@ -108,16 +110,23 @@ def resync(
 
 @site.command("failover")
 def fail_over(
-    context: typer.Context, name: SiteName, yes: Yes = False, as_json: AsJson = False
+    context: typer.Context,
+    name: SiteName,
+    yes: Yes = False,
+    ask: Ask = None,
+    purpose: For = None,
+    as_json: AsJson = False,
 ) -> None:
     """Say what it means that SITE goes on alone, ask, then fence the other site.
 
     --yes accepts what is said. Without it, and without a terminal, nothing is done: exit 2.
+    Where there is another operator it takes their approval; --ask and --purpose ask for it.
 
-    Example: strongroom site failover b
+    Example: strongroom site failover b --ask 'site a burns' --purpose disaster
     """
     path = f"/v1/sites/{_checked(name)}/failover"
-    with connected(context, as_json) as client:
+    act = Act(Action.SITE_FAIL_OVER, {"site": name}, purpose)
+    with asking(context, as_json, act, ask) as client:
         outlook = client.call("GET", path)
         _tell(outlook, as_json=as_json, is_dry=not yes and not sys.stdin.isatty())
         why = "the other site is fenced until it is admitted"
