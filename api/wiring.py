@@ -145,7 +145,7 @@ class Wiring:
             principals=Principals(self._shared, self._seals),
             people=People(self._shared, self._seals),
             departments=Departments(self._shared),
-            role_grants=RoleGrants(self._shared, self._seals, self._grants),
+            role_grants=RoleGrants(self._database, self._seals, self._grants),
             approvals=self._approvals(),
             grants=self._grants,
             setup=Setup(self._shared, self._seals),

@@ -72,7 +72,7 @@ def grant(service: RunningService, principal_id: UUID, role: Role, **more: Any) 
     """Grant a role, dangerous or not; its id."""
     services = service.services
     unasked = _Unasked(services.database, services.seals, lambda *_: None)
-    flow = RoleGrants(services.database.as_shared(), services.seals, unasked)
+    flow = RoleGrants(services.database, services.seals, unasked)
     return flow.grant(administrator(service), NewRoleGrant(principal_id, role, **more)).id
 
 

@@ -24,7 +24,8 @@ from vault.access.roles import DANGEROUS, DEPARTMENTAL, DUTY_OF, Role
 from vault.access.sealed_rows import ROLE_GRANTS
 from vault.access.seals import Seals
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
-from vault.database import DanglingReference, DuplicateRow, SharedDatabase
+from vault.context import as_caller
+from vault.database import DanglingReference, Database, DuplicateRow
 from vault.errors import AlreadyExists, DutiesConflict, InvalidValue, NotAllowed, NotFound
 from vault.model import Page
 from vault.paging import Listing, PageRequest
@@ -129,8 +130,9 @@ class RoleGrant:
 class RoleGrants:
     """The role grants of this vault."""
 
-    def __init__(self, database: SharedDatabase, seals: Seals, grants: Grants) -> None:
+    def __init__(self, database: Database, seals: Seals, grants: Grants) -> None:
         self._database = database
+        self._shared = database.as_shared()
         self._seals = seals
         self._grants = grants
 
@@ -147,7 +149,9 @@ class RoleGrants:
         require(actor.caller, Action.ROLE_GRANT)
         broken = self._seals.refusing(NotFound("person"))
         try:
-            with broken, self._database.transaction() as connection:
+            # For the caller: the second wall shows nobody else the approval that this uses up.
+            context = as_caller(actor.caller)
+            with broken, self._database.transaction(context) as connection:
                 row = self._grant(connection, actor, new)
         except DuplicateRow:
             raise AlreadyExists("role grant") from None
@@ -161,7 +165,7 @@ class RoleGrants:
         """Take a role away, from now on. Idempotent. Raises: NotAllowed, NotFound."""
         require(actor.caller, Action.ROLE_REVOKE)
         broken = self._seals.refusing(NotFound("role grant"))
-        with broken, self._database.transaction() as connection:
+        with broken, self._shared.transaction() as connection:
             principal, row = self._locked(connection, grant_id)
             detail = {"role_grant": str(grant_id), "principal": str(principal.id)}
             # The event first: who takes a role from themselves is signed out by it.
@@ -181,7 +185,7 @@ class RoleGrants:
         )
         if principal_id is not None:
             query = query.where(role_grants.c.principal_id == principal_id)
-        with self._database.transaction() as connection:
+        with self._shared.transaction() as connection:
             page = _ROLE_GRANTS.fetch(connection, query, request, {"principal": principal_id})
             record(connection, AccessEvent(EventType.ROLES_LISTED, actor))
         sound = [
