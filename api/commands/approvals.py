@@ -60,9 +60,7 @@ def request_approval(
     context: typer.Context,
     action: Annotated[
         Action,
-        typer.Argument(
-            parser=lambda name: _action(name), metavar="ACTION", help=f"one of {_ACTIONS}"
-        ),
+        typer.Argument(parser=_action, metavar="ACTION", help=f"one of {_ACTIONS}"),
     ],
     target: Annotated[
         list[str], typer.Option(metavar="NAME=VALUE", help="what it is about; repeatable")

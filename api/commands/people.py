@@ -174,10 +174,10 @@ def grant_role(
     Example: strongroom role grant 0198… department_head --department credit --ask 'head from May on'
     """
     about = _given(
-        role=held.value,
+        role=held,
         department=department,
-        deputy_of=deputy_of and str(deputy_of),
-        ends_at=until and until.isoformat(),
+        deputy_of=deputy_of,
+        ends_at=until,
         **{"class": class_name},
     )
     # When it starts is no part of what is approved (`NewRoleGrant.target`).
@@ -185,7 +185,7 @@ def grant_role(
     body = {
         "principal_id": str(principal_id),
         **about,
-        **_given(starts_at=starts_at and starts_at.isoformat()),
+        **_given(starts_at=starts_at),
     }
     with asking(context, as_json, act, ask) as client:
         show(context, client.call("POST", "/v1/role-grants", json=body))
@@ -246,8 +246,13 @@ def close_setup(context: typer.Context, yes: Yes = False, as_json: AsJson = Fals
     post(context, as_json, "/v1/setup/close")
 
 
-def _given(**options: str | None) -> dict[str, str]:
-    return {name: value for name, value in options.items() if value is not None}
+def _given(**options: Role | UUID | datetime | str | None) -> dict[str, str]:
+    """The options that were given, as the API writes them."""
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else str(value)
+        for name, value in options.items()
+        if value is not None
+    }
 
 
 def _of(principal_id: UUID | None, page_size: int, page_token: str | None) -> dict[str, Any]:
