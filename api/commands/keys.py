@@ -6,10 +6,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TextIO
 from uuid import UUID
 
 import typer
@@ -180,11 +181,12 @@ def export_dek(
     target = {"document": str(document_id), "version": str(number)}
     act = Act(Action.KEY_EXPORT, target, purpose)
     with asking(context, as_json, act, ask) as client:
-        exported = client.call("POST", path)
         if output is None:
-            typer.echo(json.dumps(exported, indent=2))
-        else:
-            _write_secret(output, json.dumps(exported, indent=2))
+            typer.echo(json.dumps(client.call("POST", path), indent=2))
+            return
+        # The file first: an export that could not be written would still use its approval up.
+        with _private_file(output) as file:
+            file.write(json.dumps(client.call("POST", path), indent=2) + "\n")
 
 
 @key.command("join-catalogue")
@@ -306,10 +308,23 @@ def _checked(purpose: str) -> str:
     return purpose
 
 
-def _write_secret(path: Path, content: str) -> None:
+@contextmanager
+def _private_file(path: Path) -> Iterator[TextIO]:
+    """A new file, mode 0600; gone again if what is done with it fails. Raises: FileUnusable."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(content + "\n")
     except OSError as exc:
-        raise FileUnusable(f"the file cannot be made: {exc.strerror}") from exc
+        raise _unusable(exc) from exc
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            yield file
+    except OSError as exc:
+        path.unlink()
+        raise _unusable(exc) from exc
+    except BaseException:
+        path.unlink()
+        raise
+
+
+def _unusable(exc: OSError) -> FileUnusable:
+    return FileUnusable(f"the file cannot be made: {exc.strerror}")

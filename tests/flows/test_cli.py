@@ -19,8 +19,10 @@ from typer.testing import CliRunner, Result
 from api.cli import app
 from tests.api.helpers import upload
 from tests.api.test_damage import flip, object_file
+from tests.people import person
 from tests.proxy import proxied
 from tests.running import RunningService
+from vault.access.roles import Role
 
 MIB = 2**20
 
@@ -295,6 +297,12 @@ def test_an_exported_key_goes_into_a_new_private_file(
     exporter = Cli(service.url, admin.json("api-key", "issue", new["id"])["token"])
     words = ("key", "export-dek", document["id"], "--version", "1", "-o", "key.json")
     demo.run(*words, exit_code=1)
+    exporter.run(*words, exit_code=1)
+    assert not Path("key.json").exists()
+    head = person(service, "head", [(Role.DEPARTMENT_HEAD, "demo")])
+    asked = exporter.json(*words, "--ask", "we leave", "--purpose", "exit", exit_code=1)
+    approved = head.client.post(f"/v1/approvals/{asked['id']}/approve", json={})
+    assert approved.json()["state"] == "approved"
     exporter.run(*words)
     assert Path("key.json").stat().st_mode & 0o777 == 0o600
     assert json.loads(Path("key.json").read_text())["size_bytes"] == 1

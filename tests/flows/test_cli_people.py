@@ -312,6 +312,9 @@ def test_a_data_key_is_asked_for_and_exported_once(service: RunningService, tmp_
     assert (asked["department"], asked["purpose"]) == ("sales", "court-order")
     assert not file.exists()
     head.run("approval", "approve", asked["id"])
+    file.write_text("in the way")
+    cli.run(*words, *ask, exit_code=2)
+    file.unlink()
     cli.run(*words, *ask)
     assert json.loads(file.read_text())["size_bytes"] == 1
     cli.run(*words[:-1], str(tmp_path / "again.json"), exit_code=1)
