@@ -140,7 +140,7 @@ class Wiring:
             incidents=self._incidents,
             keys=self._keys,
             access_log=AccessLog(self._shared),
-            api_keys=ApiKeys(self._shared, self._seals, self._findings, self._grants),
+            api_keys=ApiKeys(self._database, self._seals, self._findings, self._grants),
             sessions=Sessions(self._shared, self._seals, self._findings),
             principals=Principals(self._shared, self._seals),
             people=People(self._shared, self._seals),

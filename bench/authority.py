@@ -68,7 +68,7 @@ def run(world: World, plan: Plan) -> Iterator[Result]:
 def _looked_up(services: Services, token: str, plan: Plan) -> Iterator[Result]:
     seals = services.seals
     floor = ApiKeys(
-        services.database.as_shared(),
+        services.database,
         _Unchecked(seals._vault_id, seals._keys, seals._findings),
         services.findings,
         services.grants,

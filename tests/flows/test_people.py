@@ -127,3 +127,28 @@ def test_set_up_ends_for_good_once_people_carry_on(service: RunningService) -> N
     assert service.admin.get("/v1/principals").status_code == 401
     new = {"name": "again", "scopes": ["admin"]}
     assert first.client.post("/v1/principals", json=new).status_code == 403
+
+
+def test_a_key_that_reaches_every_department_takes_two_people(service: RunningService) -> None:
+    one = person(service, "one", [(Role.SECURITY_ADMINISTRATOR, None)])
+    other = person(service, "other", [(Role.SECURITY_ADMINISTRATOR, None)])
+    new = {"name": "reads-all", "scopes": ["read"], "department": "*"}
+    application = one.client.post("/v1/principals", json=new).json()
+    wanted = {"principal_id": application["id"]}
+    refused = one.client.post("/v1/api-keys", json=wanted)
+    assert (refused.status_code, refused.json()["type"][-15:]) == (403, "approval-needed")
+    asked = {
+        "action": "api-key.issue",
+        "target": {"principal": application["id"]},
+        "purpose": "staffing",
+        "reason": "the yearly export",
+    }
+    approval = one.client.post("/v1/approvals", json=asked).json()
+    decided = other.client.post(f"/v1/approvals/{approval['id']}/approve", json={})
+    assert decided.json()["state"] == "approved"
+    assert one.client.post("/v1/api-keys", json=wanted).status_code == 201
+    assert one.client.post("/v1/api-keys", json=wanted).status_code == 403, "it was for one"
+    narrow = {"name": "reads-sales", "scopes": ["read"], "department": "sales"}
+    application = one.client.post("/v1/principals", json=narrow).json()
+    issued = one.client.post("/v1/api-keys", json={"principal_id": application["id"]})
+    assert issued.status_code == 201

@@ -96,7 +96,7 @@ class UncheckedKeys(ApiKeys):
 def unchecked(services: Services) -> Iterator[RunningService]:
     """The service without its first wall."""
     shared = services.database.as_shared()
-    keys = UncheckedKeys(shared, services.seals, services.findings, services.grants)
+    keys = UncheckedKeys(services.database, services.seals, services.findings, services.grants)
     with running(replace(services, api_keys=keys)) as served:
         yield served
 

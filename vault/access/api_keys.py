@@ -26,7 +26,8 @@ from vault.access.sealed_rows import API_KEYS, PRINCIPALS
 from vault.access.seals import PerhapsStale, Seals, unreadable
 from vault.access.tokens import TokenKind, make_token, parse_token
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
-from vault.database import SharedDatabase
+from vault.context import as_caller
+from vault.database import Database
 from vault.errors import CredentialRevoked, InvalidValue, NotFound, TooManyKeys
 from vault.model import Page
 from vault.paging import Listing, PageRequest
@@ -60,9 +61,10 @@ class ApiKeys:
     """The API keys of this vault."""
 
     def __init__(
-        self, database: SharedDatabase, seals: Seals, findings: Findings, grants: Grants
+        self, database: Database, seals: Seals, findings: Findings, grants: Grants
     ) -> None:
-        self._database = database
+        self._all = database
+        self._database = database.as_shared()
         self._seals = seals
         self._findings = findings
         self._grants = grants
@@ -90,7 +92,7 @@ class ApiKeys:
         """
         require(actor.caller, Action.API_KEY_ISSUE)
         broken = self._seals.refusing(NotFound("principal"))
-        with broken, self._database.transaction() as connection:
+        with broken, self._all.transaction(as_caller(actor.caller)) as connection:
             if _is_dangerous(self._seals.locked_principal(connection, principal_id)):
                 target = {"principal": str(principal_id)}
                 self._grants.use(connection, actor, Action.API_KEY_ISSUE, target)
