@@ -95,7 +95,6 @@ class UncheckedKeys(ApiKeys):
 @pytest.fixture
 def unchecked(services: Services) -> Iterator[RunningService]:
     """The service without its first wall."""
-    shared = services.database.as_shared()
     keys = UncheckedKeys(services.database, services.seals, services.findings, services.grants)
     with running(replace(services, api_keys=keys)) as served:
         yield served
