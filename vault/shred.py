@@ -92,7 +92,7 @@ class Epochs:
 
     def waiting(self, actor: Actor, request: PageRequest) -> Page[ReleasedVersion]:
         """What the next epoch would shred: a dry run. Raises: NotAllowed, InvalidPageToken."""
-        require(actor.caller, Action.KEY_SHRED)
+        require(actor.caller, Action.KEY_LIST)
         query = select(released_versions).where(released_versions.c.epoch.is_(None))
         return self._page(query, _RELEASED, request)
 

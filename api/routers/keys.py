@@ -94,7 +94,7 @@ def list_epochs(
 
 @router.get("/keys/epochs/next")
 def list_released_versions(
-    services: ServicesOf, actor: Shredder, page_size: PageSize = 100, page_token: PageToken = None
+    services: ServicesOf, actor: Lister, page_size: PageSize = 100, page_token: PageToken = None
 ) -> PageShape[ReleasedVersionShape]:
     """What the next epoch would shred: versions that were purged, newest first."""
     page = services.epochs.waiting(actor, PageRequest(page_size, page_token))

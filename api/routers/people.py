@@ -35,6 +35,7 @@ PersonManager = Annotated[Actor, allowed_to(Action.PRINCIPAL_MANAGE)]
 RoleLister = Annotated[Actor, allowed_to(Action.ROLE_LIST)]
 RoleGranter = Annotated[Actor, allowed_to(Action.ROLE_GRANT)]
 RoleRevoker = Annotated[Actor, allowed_to(Action.ROLE_REVOKE)]
+AnyCaller = Annotated[Actor, allowed_to(Action.CALLER_VIEW)]
 SignedIn = Annotated[Actor, allowed_to(Action.SESSION_OWN)]
 SessionLister = Annotated[Actor, allowed_to(Action.SESSION_LIST)]
 SessionRevoker = Annotated[Actor, allowed_to(Action.SESSION_REVOKE)]
@@ -102,7 +103,7 @@ def revoke_role(services: ServicesOf, actor: RoleRevoker, grant_id: UUID) -> Rol
 
 
 @router.get("/whoami")
-def view_caller(actor: SignedIn) -> CallerShape:
+def view_caller(actor: AnyCaller) -> CallerShape:
     """Who the service takes the caller for, and with which scopes or roles."""
     return CallerShape.seen(actor.caller)
 

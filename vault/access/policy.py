@@ -64,6 +64,7 @@ class Action(StrEnum):
     ROLE_LIST = "role.list"
     ROLE_GRANT = "role.grant"
     ROLE_REVOKE = "role.revoke"
+    CALLER_VIEW = "caller.view"
     SESSION_OWN = "session.own"
     SESSION_LIST = "session.list"
     SESSION_REVOKE = "session.revoke"
@@ -175,6 +176,7 @@ _OVERSIGHT = {Role.SECURITY_ADMINISTRATOR, Role.AUDITOR}
 _OPERATED = {Role.IT_OPERATIONS, Role.AUDITOR}
 _DECIDERS = {Role.DEPARTMENT_HEAD, Role.COMPLIANCE, Role.IT_OPERATIONS, Role.SECURITY_ADMINISTRATOR}
 _NOBODY: frozenset[Role] = frozenset()
+_NO_SCOPE: frozenset[Scope] = frozenset()
 
 _STAFFING: Final[dict[str, Any]] = {
     "purposes": frozenset({Purpose.STAFFING}),
@@ -220,13 +222,14 @@ RULES: Final[dict[Action, Rule]] = {
     Action.ROLE_LIST: _rule(_AUDIT, _OVERSIGHT),
     Action.ROLE_GRANT: _rule(_SETUP, _SECURITY, step_up=True, **_STAFFING),
     Action.ROLE_REVOKE: _rule(_SETUP, _SECURITY),
-    Action.SESSION_OWN: _rule(None, None),
+    Action.CALLER_VIEW: _rule(None, None),
+    Action.SESSION_OWN: _rule(_NO_SCOPE, None),
     Action.SESSION_LIST: _rule(_AUDIT, _OVERSIGHT),
     Action.SESSION_REVOKE: _rule(_SETUP, _SECURITY),
     Action.SETUP_CLOSE: _rule(_SETUP, _NOBODY),
     Action.APPROVAL_REQUEST: _rule(None, None),
     Action.APPROVAL_LIST: _rule(None, None),
-    Action.APPROVAL_DECIDE: _rule(frozenset(), _DECIDERS, step_up=True),
+    Action.APPROVAL_DECIDE: _rule(_NO_SCOPE, _DECIDERS, step_up=True),
     Action.GRANT_LIST: _rule(None, None),
     Action.GRANT_REVOKE: _rule(_SETUP, _DECIDERS),
     Action.KEY_LIST: _rule(_WATCH, _OPERATED),
@@ -235,7 +238,7 @@ RULES: Final[dict[Action, Rule]] = {
     Action.KEY_RETIRE: _rule(_OPERATE, _OPERATIONS, step_up=True),
     Action.KEY_SHRED: _rule(_OPERATE, _OPERATIONS, step_up=True),
     Action.KEY_DRILL: _rule(_OPERATE, _OPERATIONS),
-    Action.KEY_EXPORT: _rule(_EXPORT, _MANAGERS, **_EXPORTING),
+    Action.KEY_EXPORT: _rule(_EXPORT, _MANAGERS, step_up=True, **_EXPORTING),
     Action.KEY_REGISTER_RECOVERY: _rule(_SETUP, _OPERATIONS, step_up=True, **_RECOVERING),
     Action.SITE_LIST: _rule(_WATCH, _OPERATED),
     Action.SITE_MANAGE: _rule(_OPERATE, _OPERATIONS),
