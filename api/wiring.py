@@ -59,7 +59,7 @@ from vault.idempotency import IdempotencyKeys
 from vault.incidents import Incidents
 from vault.inventory import Inventory
 from vault.jobrun import JobRunner, Work
-from vault.jobs import JobKind, Jobs
+from vault.jobs import STARTED_BY, JobKind, Jobs, refuse_undeclared_jobs
 from vault.journal import Journal
 from vault.keks import Keks
 from vault.keydrill import KeyDrill
@@ -442,6 +442,8 @@ class Wiring:
         return Jobs(self._service)
 
     def _works(self) -> dict[JobKind, Work]:
+        """Raises: UndeclaredJob: a kind of job says not what starting it needs."""
+        refuse_undeclared_jobs(JobKind, STARTED_BY)
         resync = self._resync()
         return {
             JobKind.SCRUB: self._scrub().run,

@@ -7,18 +7,18 @@ queued or running, so work of one kind never meets itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, Row, case, func, insert, select, update
 
 from vault import clock
 from vault.access.authorise import require
-from vault.access.policy import Action
+from vault.access.policy import RULES, Action
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.database import DuplicateRow, ServiceDatabase
 from vault.errors import JobEnded, JobUnderWay, NotFound
@@ -38,6 +38,23 @@ class JobKind(StrEnum):
     VERIFY = "verify"
     RESYNC_A = "resync-a"
     RESYNC_B = "resync-b"
+
+
+STARTED_BY: Final = {
+    JobKind.REWRAP: Action.KEY_REWRAP,
+    JobKind.SHRED: Action.KEY_SHRED,
+    JobKind.DRILL: Action.KEY_DRILL,
+    JobKind.RECOVERY: Action.KEY_REGISTER_RECOVERY,
+    JobKind.SCRUB: Action.SITE_MANAGE,
+    JobKind.VERIFY: Action.SITE_MANAGE,
+    JobKind.RESYNC_A: Action.SITE_MANAGE,
+    JobKind.RESYNC_B: Action.SITE_MANAGE,
+}
+"""What somebody who starts a job of this kind needs. The service's own schedule needs nothing."""
+
+
+class UndeclaredJob(Exception):
+    """A kind of job names no permission; the service must not start."""
 
 
 class JobState(StrEnum):
@@ -87,9 +104,10 @@ class Jobs:
         """Queue a job; a worker takes it within a second.
 
         Args:
-            actor: None when the service's own schedule asks. Whether they may is the caller's matter.
+            actor: None when the service's own schedule asks.
 
         Raises:
+            NotAllowed, StepUpNeeded.
             JobUnderWay: one of this kind is queued or running.
         """
         try:
@@ -179,8 +197,26 @@ class Jobs:
         return _job(row)
 
 
+def refuse_undeclared_jobs(kinds: Iterable[JobKind], declared: Mapping[JobKind, Action]) -> None:
+    """Return if every kind of job says what starting it needs.
+
+    Raises:
+        UndeclaredJob: one does not; the service must not start.
+    """
+    for kind in kinds:
+        if declared.get(kind) not in RULES:
+            raise UndeclaredJob(f"the job '{kind}' declares no permission")
+
+
 def start(connection: Connection, actor: Actor | None, kind: JobKind) -> Job:
-    """Queue a job in the caller's transaction. Raises: DuplicateRow: one of this kind is under way."""
+    """Queue a job in the caller's transaction.
+
+    Raises:
+        NotAllowed, StepUpNeeded.
+        DuplicateRow: one of this kind is under way.
+    """
+    if actor is not None:
+        require(actor.caller, STARTED_BY[kind])
     values = {
         "id": uuid4(),
         "kind": kind.value,
