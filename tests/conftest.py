@@ -6,6 +6,7 @@ import itertools
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,13 @@ def template(postgres: EmbeddedPostgres) -> str:
 @pytest.fixture
 def database_urls(postgres: EmbeddedPostgres, template: str) -> Iterator[DatabaseUrls]:
     """A fresh database, by role."""
+    with fresh_database(postgres, template) as urls:
+        yield urls
+
+
+@contextmanager
+def fresh_database(postgres: EmbeddedPostgres, template: str) -> Iterator[DatabaseUrls]:
+    """A copy of the template for as long as the block runs, by role."""
     name = f"test_{next(_numbers)}"
     admin = create_engine(
         make_url(postgres.superuser_url).set(database="postgres"), isolation_level="AUTOCOMMIT"
@@ -84,7 +92,12 @@ def owner(database_urls: DatabaseUrls) -> Iterator[Engine]:
 @pytest.fixture
 def keyring(tmp_path: Path) -> KmsSettings:
     """A local keyring."""
-    key_file = tmp_path / "elsewhere" / "root.key"
+    return local_keyring(tmp_path)
+
+
+def local_keyring(home: Path) -> KmsSettings:
+    """A local keyring with its key in a folder beside the vault's."""
+    key_file = home / "elsewhere" / "root.key"
     key_file.parent.mkdir(mode=0o700)
     key_file.touch(mode=0o600)
     key_file.write_bytes(os.urandom(32))
