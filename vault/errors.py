@@ -5,6 +5,8 @@ VaultError
 ├── NotAllowed                  the policy says no; carries the rule in words
 │   ├── StepUpNeeded            not before they have proved once more who they are
 │   └── ApprovalNeeded          not without an approval, which somebody else gives
+├── IdentityNotLinked           a provider vouches for somebody who is nobody here
+├── OtherIdentity               a step-up by somebody other than whose session it is
 ├── CredentialRevoked           the API key or session died between authentication and the act
 ├── InvalidInput                the caller's data; each carries what to do, never the data itself
 │   ├── InvalidName, InvalidValue, InvalidPageToken, UnknownClass
@@ -56,6 +58,27 @@ class StepUpNeeded(NotAllowed):
 
 class ApprovalNeeded(NotAllowed):
     """Allowed to this caller, with a grant that somebody else has approved."""
+
+
+class IdentityNotLinked(VaultError):
+    """No person who may sign in is linked to an account at the provider."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "nobody who may sign in here is linked to this account of the provider's: ask a security "
+            "administrator to link it with POST /v1/people/{principal_id}/identities; they know issuer and "
+            "subject from the directory"
+        )
+
+
+class OtherIdentity(VaultError):
+    """The provider vouches for somebody other than whose session asked for a step-up."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the account that you proved at the provider is not that of your session: sign in there as "
+            "yourself, and step up again"
+        )
 
 
 class CredentialRevoked(VaultError):

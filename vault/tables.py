@@ -53,6 +53,8 @@ SHARED: Final = {
     "person_duties": "a constraint's memory: an id and a word",
     "role_grants": "a caller is recognised before anything is known of them",
     "sessions": "likewise; tokens are digests",
+    "oidc_identities": "people are recognised by them before anything is known of them",
+    "oidc_sign_ins": "begun by nobody that is known yet; gone after minutes",
     "processes": "heartbeats",
     "uploads": "ids of objects that no document owns yet",
     "journal": "ids of objects and sites; every upload writes it",
@@ -276,6 +278,45 @@ sessions = Table(
 )
 Index("ix_sessions_principal", sessions.c.principal_id)
 Index("ix_sessions_page", desc("began_at"), desc("id"), _table=sessions)
+
+oidc_identities = Table(
+    "oidc_identities",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("principal_id", Uuid, ForeignKey("principals.id"), nullable=False),
+    Column("issuer", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("linked_at", Moment, nullable=False, server_default=NOW),
+    Column("linked_by", Uuid, ForeignKey("principals.id"), nullable=False),
+    Column("revoked_at", Moment),
+    *_seal(),
+)
+Index(
+    "ix_oidc_identities_once",
+    oidc_identities.c.issuer,
+    oidc_identities.c.subject,
+    unique=True,
+    postgresql_where=oidc_identities.c.revoked_at.is_(None),
+)
+Index(
+    "ix_oidc_identities_page",
+    oidc_identities.c.principal_id,
+    desc(oidc_identities.c.linked_at),
+    desc(oidc_identities.c.id),
+)
+
+oidc_sign_ins = Table(
+    "oidc_sign_ins",
+    metadata,
+    Column("state_sha256", LargeBinary, primary_key=True),
+    Column("browser_sha256", LargeBinary, nullable=False),
+    Column("nonce", Text, nullable=False),
+    Column("code_verifier", Text, nullable=False),
+    Column("step_up_session", Uuid, comment="asks for a step-up; NULL: a sign-in"),
+    Column("began_at", Moment, nullable=False, server_default=NOW),
+    comment="begun, and not come back from the provider yet",
+)
+Index("ix_oidc_sign_ins_began", oidc_sign_ins.c.began_at)
 
 approvals = Table(
     "approvals",

@@ -30,7 +30,15 @@ from uuid import UUID
 
 from sqlalchemy import Column, Table
 
-from vault.tables import api_keys, approvals, grants, principals, role_grants, sessions
+from vault.tables import (
+    api_keys,
+    approvals,
+    grants,
+    oidc_identities,
+    principals,
+    role_grants,
+    sessions,
+)
 
 _TAG: Final = b"strongroom/authority/v1"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -163,6 +171,21 @@ ROLE_GRANTS: Final = SealedTable(
 )
 """Not sealed: `granted_at`; and `duty`, which PostgreSQL computes."""
 
+OIDC_IDENTITIES: Final = SealedTable(
+    oidc_identities,
+    (
+        "id",
+        "principal_id",
+        "issuer",
+        "subject",
+        "linked_by",
+        "revoked_at",
+        "authority_epoch",
+    ),
+    follows_principal=True,
+)
+"""Not sealed: `linked_at`."""
+
 SESSIONS: Final = SealedTable(
     sessions,
     (
@@ -222,7 +245,7 @@ GRANTS: Final = SealedTable(
 )
 """Not sealed: `granted_at`. A row that was put back as it was before a use is not noticed by its seal."""
 
-FOLLOWERS: Final = (API_KEYS, ROLE_GRANTS)
+FOLLOWERS: Final = (API_KEYS, ROLE_GRANTS, OIDC_IDENTITIES)
 """What gives authority to a principal and moves with its epoch."""
 
 SEALED: Final = (PRINCIPALS, *FOLLOWERS, SESSIONS, APPROVALS, GRANTS)

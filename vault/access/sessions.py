@@ -6,12 +6,13 @@ when it began, and is over when that has risen. It ends after 12 hours, after ha
 or when it is ended. Proving who one is once more (*step-up*) counts for five minutes.
 
 Rows are sealed (`vault.access.seals`): one that was written by SQL opens nothing. Does not handle: how
-somebody proved who they are (`local_users`, and OIDC at the edge).
+somebody proved who they are (`local_users`; `oidc_sign_ins`, and `api.oidc` at the edge).
 """
 
 from __future__ import annotations
 
 import hmac
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -43,7 +44,7 @@ from vault.access.seals import PerhapsStale, Seals, unreadable
 from vault.access.tokens import Token, TokenKind, make_token, parse_token
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.database import SharedDatabase
-from vault.errors import CredentialRevoked, NotFound
+from vault.errors import CredentialRevoked, NotFound, OtherIdentity
 from vault.model import Page
 from vault.paging import Listing, PageRequest
 from vault.tables import principals, role_grants, sessions
@@ -113,7 +114,8 @@ class Sessions:
             "token_sha256": secret_sha256,
             "method": method.value,
             "expires_at": now + LIFETIME,
-            "stepped_up_at": now,
+            # A provider may have believed a cookie of this morning's; it says when only for a step-up.
+            "stepped_up_at": now if method is Method.PASSWORD else None,
             "revoked_at": None,
             "authority_epoch": principal.authority_epoch,
         }
@@ -154,6 +156,22 @@ class Sessions:
         row = self._seals.change(connection, SESSIONS, row, **changed)
         return BegunSession(_session(row), token)
 
+    def step_up_of(
+        self, connection: Connection, principal: Row[Any], session_id: UUID, request_id: str
+    ) -> BegunSession:
+        """As `step_up`, of a session that asked for it, for a locked and checked principal.
+
+        Raises:
+            OtherIdentity: the session is another's.
+            CredentialRevoked: it is over.
+        """
+        row = self._locked(connection, session_id)
+        if row is None:
+            raise CredentialRevoked
+        if row.principal_id != principal.id:
+            raise OtherIdentity
+        return self.step_up(Actor(_caller_of(principal, row), request_id), connection)
+
     def end_own(self, actor: Actor) -> None:
         """Sign out. Raises: CredentialRevoked: the session is over already."""
         broken = self._seals.refusing(CredentialRevoked())
@@ -163,6 +181,11 @@ class Sessions:
             record(connection, _event(EventType.SESSION_ENDED, actor, row.id))
             now = connection.execute(select(func.now())).scalar_one()
             self._seals.change(connection, SESSIONS, row, revoked_at=now)
+
+    def end(self, text: str, request_id: str) -> None:
+        """End the session of a token, if it is one that is open."""
+        with suppress(CredentialRefused, CredentialRevoked):
+            self.end_own(Actor(self.authenticate(text), request_id))
 
     def revoke(self, actor: Actor, session_id: UUID) -> Session:
         """End somebody's session, from now on. Idempotent. Raises: NotAllowed, NotFound."""
