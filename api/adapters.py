@@ -11,11 +11,13 @@ from uuid import UUID
 
 from api.embedded import DatabaseUrls, EmbeddedPostgres
 from api.mail import Mail
+from api.oidc.provider import OidcProvider
 from api.settings import (
     KmsKind,
     KmsRole,
     KmsSettings,
     NotifySettings,
+    OidcSettings,
     Settings,
     SettingsError,
     SiteKind,
@@ -163,6 +165,11 @@ def _open_store(site: str, given: SiteSettings, home: Path) -> ObjectStore:
         object_lock=given.object_lock,
         first_byte_seconds=given.first_byte_seconds,
     )
+
+
+def open_provider(oidc: OidcSettings | None) -> OidcProvider | None:
+    """The provider at which people sign in; it is not asked yet. Raises: SettingsError."""
+    return OidcProvider(oidc) if oidc is not None else None
 
 
 def open_senders(notify: NotifySettings) -> dict[Channel, Sender]:

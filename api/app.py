@@ -26,6 +26,7 @@ from api.routers import (
     documents,
     health,
     keys,
+    oidc,
     people,
     sites,
 )
@@ -36,7 +37,7 @@ from vault.errors import ApprovalNeeded, NotAllowed, NotFound, StepUpNeeded, Vau
 NOTE_USE_EVERY_SECONDS: Final = 30
 
 _ROUTED: Final = (
-    *(contents, documents, administration, people, approvals, access, keys, sites),
+    *(contents, documents, administration, people, oidc, approvals, access, keys, sites),
     health,
 )
 

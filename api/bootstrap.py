@@ -13,7 +13,7 @@ from functools import partial
 
 from sqlalchemy import text
 
-from api.adapters import open_keys, open_senders, open_stores, service_url
+from api.adapters import open_keys, open_provider, open_senders, open_stores, service_url
 from api.services import Services
 from api.settings import Settings, SettingsError
 from api.wiring import Executors, Given, Wiring
@@ -82,6 +82,7 @@ def build(settings: Settings, *, adopt_authority: bool = False) -> Iterator[Serv
             executors,
             upload_rows=rows,
             senders=open_senders(settings.notify),
+            provider=open_provider(settings.oidc),
         )
         services = Wiring(given).services()
         services.keks.reconcile()

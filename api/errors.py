@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from api import metrics
+from api.oidc.errors import ProviderUnavailable, SignInRefused
 from keymgmt.errors import KeyManagementError, KeyServiceUnavailable
 from vault import errors as vault_errors
 from vault.access.credentials import CredentialRefused
@@ -57,6 +58,10 @@ class CrossSite(Exception):
     """A browser's cookie came with a request that may be another site's doing (CSRF)."""
 
 
+class NotConfigured(Exception):
+    """What is asked for is not set up; the message names the setting."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One line of the table.
@@ -84,10 +89,14 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     vault_errors.CredentialRevoked: Problem(
         401, "unauthenticated", "A valid API key or session is needed"
     ),
+    SignInRefused: Problem(401, "sign-in-refused", "The provider's answer proves nothing"),
+    vault_errors.IdentityNotLinked: Problem(403, "identity-not-linked", "Nobody here is that"),
+    vault_errors.OtherIdentity: Problem(403, "other-identity", "Somebody else proved who they are"),
     CrossSite: Problem(403, "cross-site", "The request may come from another site"),
     vault_errors.StepUpNeeded: Problem(403, "step-up-needed", "Prove again who you are"),
     vault_errors.ApprovalNeeded: Problem(403, "approval-needed", "It takes somebody's approval"),
     vault_errors.NotAllowed: Problem(403, "not-allowed", "The policy does not allow this"),
+    NotConfigured: Problem(404, "not-configured", "Not set up here"),
     vault_errors.NotFound: Problem(404, "not-found", "Not found"),
     vault_errors.DocumentInBin: Problem(409, "document-in-bin", "The document is in the bin"),
     vault_errors.DocumentNotInBin: Problem(409, "not-in-bin", "The document is not in the bin"),
@@ -123,6 +132,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     vault_errors.SiteFenced: Problem(UNAVAILABLE, "site-fenced", "This site was failed over"),
     vault_errors.StandbyAway: Problem(UNAVAILABLE, "standby-away", "The standby is away"),
     vault_errors.PeerAway: Problem(UNAVAILABLE, "peer-away", "The other site is away"),
+    ProviderUnavailable: Problem(UNAVAILABLE, "provider-unavailable", "The provider is away"),
     StoreUnavailable: Problem(UNAVAILABLE, "store-unavailable", "The object store is away"),
     StoreError: Problem(UNAVAILABLE, "store-unavailable", "The object store cannot be used"),
     KeyServiceUnavailable: Problem(UNAVAILABLE, "keys-unavailable", "The keys are away"),
@@ -148,7 +158,8 @@ def problem_of(exc: Exception) -> Problem:
 def answer(request: Request, exc: Exception) -> Response:
     """`exc` as a response."""
     problem = problem_of(exc)
-    headers = {"Cache-Control": "no-store"}
+    # Whoever comes back from a provider has its answer in their address bar.
+    headers = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
     if problem.retry_later:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     if problem.status == 401:  # noqa: PLR2004 (RFC 9110 §15.5.2: with WWW-Authenticate)

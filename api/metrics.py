@@ -140,6 +140,12 @@ REPLICATION_LAG: Final = Histogram(
     buckets=(0.05, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 86400),
     registry=REGISTRY,
 )
+OIDC_SIGN_INS: Final = Counter(
+    "strongroom_oidc_sign_ins",
+    "Sign-ins and step-ups at the provider, by how they ended",
+    ["outcome"],
+    registry=REGISTRY,
+)
 NOTIFICATIONS: Final = Counter(
     "strongroom_notifications",
     "Tries to deliver a notice, by how they ended",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
+from api.oidc.signin import ProviderSignIn
 from api.settings import Settings
 from keymgmt.provider import KeyProvider
 from keymgmt.unwrapcache import UnwrapCache
@@ -20,6 +21,8 @@ from vault.access.departments import Departments
 from vault.access.explain import Explanations
 from vault.access.findings import Findings
 from vault.access.grants import Grants
+from vault.access.identities import Identities
+from vault.access.oidc_sign_ins import OidcSignIns
 from vault.access.people import People
 from vault.access.principals import Principals
 from vault.access.role_grants import RoleGrants
@@ -74,6 +77,9 @@ class Services:
     access_log: AccessLog
     api_keys: ApiKeys
     sessions: Sessions
+    identities: Identities
+    oidc_sign_ins: OidcSignIns
+    provider_sign_in: ProviderSignIn | None
     principals: Principals
     people: People
     departments: Departments

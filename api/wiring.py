@@ -13,6 +13,8 @@ from functools import cached_property, partial
 from uuid import UUID
 
 from api import metrics
+from api.oidc.provider import OidcProvider
+from api.oidc.signin import ProviderSignIn
 from api.services import Services, SiteServices
 from api.settings import DatabaseStandby, ScrubSettings, Settings
 from keymgmt.provider import KeyProvider, Purpose
@@ -29,13 +31,15 @@ from replication.sitewatch import RESYNC_OF, SiteWatch
 from replication.status import SiteStatuses
 from replication.verify import Verify
 from vault import keyexport
-from vault.access import api_keys, role_grants
+from vault.access import api_keys, identities, role_grants
 from vault.access.api_keys import ApiKeys
 from vault.access.approvals import Approvals
 from vault.access.departments import Departments
 from vault.access.explain import Explanations
 from vault.access.findings import Findings
 from vault.access.grants import Grants
+from vault.access.identities import Identities
+from vault.access.oidc_sign_ins import OidcSignIns
 from vault.access.people import People
 from vault.access.policy import Action
 from vault.access.principals import Principals
@@ -112,6 +116,7 @@ class Given:
     executors: Executors
     upload_rows: UploadRows
     senders: Mapping[Channel, Sender]
+    provider: OidcProvider | None
 
 
 class Wiring:
@@ -139,9 +144,12 @@ class Wiring:
             site_epoch=self._epoch,
             incidents=self._incidents,
             keys=self._keys,
-            access_log=AccessLog(self._shared),
+            access_log=self._access_log,
             api_keys=ApiKeys(self._database, self._seals, self._findings, self._grants),
-            sessions=Sessions(self._shared, self._seals, self._findings),
+            sessions=self._sessions,
+            identities=self._identities,
+            oidc_sign_ins=self._oidc_sign_ins,
+            provider_sign_in=self._provider_sign_in(),
             principals=Principals(self._shared, self._seals),
             people=People(self._shared, self._seals),
             departments=Departments(self._shared),
@@ -204,10 +212,36 @@ class Wiring:
             Action.KEY_EXPORT: keyexport.owned,
             Action.API_KEY_ISSUE: api_keys.owned_by_vault,
             Action.ROLE_GRANT: role_grants.owned_by_vault,
+            Action.CREDENTIALS_RESET: identities.owned_by_vault,
             Action.SITE_FAIL_OVER: failover.owned,
             Action.KEY_REGISTER_RECOVERY: recovery_keys.owned,
         }
         return Approvals(self._database, self._seals, owners, self._notices.announce)
+
+    # Signing in
+
+    @cached_property
+    def _access_log(self) -> AccessLog:
+        return AccessLog(self._shared)
+
+    @cached_property
+    def _sessions(self) -> Sessions:
+        return Sessions(self._shared, self._seals, self._findings)
+
+    @cached_property
+    def _identities(self) -> Identities:
+        issuer = self._settings.oidc.issuer if self._settings.oidc else None
+        return Identities(self._database, self._seals, self._grants, issuer)
+
+    @cached_property
+    def _oidc_sign_ins(self) -> OidcSignIns:
+        return OidcSignIns(self._shared, self._seals, self._identities, self._sessions)
+
+    def _provider_sign_in(self) -> ProviderSignIn | None:
+        provider = self._given.provider
+        if provider is None:
+            return None
+        return ProviderSignIn(provider, self._oidc_sign_ins, self._access_log)
 
     # Documents
 

@@ -110,6 +110,7 @@ class Worker:
         if purged:
             _log.info("purged %d documents", purged)
         self._services.idempotency.expire()
+        self._services.oidc_sign_ins.expire()
         sitemetrics.publish(self._services.sites.statuses.current())
         self._rotate_and_retire_when_due()
 

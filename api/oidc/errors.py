@@ -47,6 +47,7 @@ class Fault(StrEnum):
     OTHER_ISSUER = "other-issuer"
     INSECURE_ENDPOINT = "insecure-endpoint"
     CLIENT_REFUSED = "client-refused"
+    BUSY = "busy"
 
 
 class SignInFailed(Exception):
