@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from api import cookies, metrics
+from api.auth import COOKIE, PLAIN_COOKIE
 from api.bootstrap import build
 from api.oidc import signin
 from api.settings import KmsSettings, OidcSettings, Settings
@@ -32,7 +33,7 @@ from vault import clock
 from vault.access import oidc_sign_ins
 from vault.access.roles import Role
 
-SESSION = "strongroom"
+SESSION = PLAIN_COOKIE
 BINDING = cookies.PLAIN_SIGN_IN_COOKIE
 
 
@@ -162,6 +163,31 @@ def test_what_the_callback_sets_is_kept_from_scripts_other_sites_and_caches(
     for answer in (left, came, desk.come_back({"state": "x"})):
         assert answer.headers["cache-control"] == "no-store"
         assert answer.headers["referrer-policy"] == "no-referrer"
+
+
+def test_on_https_cookies_are_kept_to_this_host_and_to_https(settings: Settings) -> None:
+    behind_a_proxy = settings.model_copy(update={"trusted_proxies": ("127.0.0.1",)})
+    with build(behind_a_proxy) as services, running(services) as service:
+        linked_person(service, "alice")
+        headers = {"X-Forwarded-Proto": "https"}
+        left = httpx.get(f"{service.url}/v1/oidc/sign-in", headers=headers, trust_env=False)
+        (binding,) = left.headers.get_list("set-cookie")
+        headers["Cookie"] = binding.partition(";")[0]
+        came = httpx.get(
+            f"{service.url}/v1/oidc/callback",
+            params=Browser("alice").visit(left.headers["location"]),
+            headers=headers,
+            trust_env=False,
+        )
+        (session,) = [c for c in came.headers.get_list("set-cookie") if "Max-Age=0" not in c]
+        for cookie, name in ((binding, cookies.SIGN_IN_COOKIE), (session, COOKIE)):
+            assert cookie.startswith(f"{name}=")
+            assert name.startswith("__Host-")
+            assert {"Secure", "HttpOnly", "Path=/"} <= set(cookie.split("; "))
+            assert "Domain" not in cookie
+        headers["Cookie"] = session.partition(";")[0]
+        url = f"{service.url}/v1/whoami"
+        assert httpx.get(url, headers=headers, trust_env=False).json()["name"] == "alice"
 
 
 def test_two_departments_people_see_their_own_documents(service: RunningService) -> None:
