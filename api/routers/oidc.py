@@ -21,7 +21,6 @@ from api.shapes import PageShape
 from vault.access.identities import NewIdentity
 from vault.access.policy import Action
 from vault.accesslog.event import Actor
-from vault.errors import NotAllowed
 from vault.paging import PageRequest
 
 router = APIRouter(prefix="/v1", tags=["sign-in"])
@@ -43,8 +42,6 @@ def sign_in(request: Request, services: ServicesOf) -> Response:
 @router.get("/oidc/step-up", status_code=302, response_class=RedirectResponse)
 def step_up(request: Request, services: ServicesOf, actor: SignedIn) -> Response:
     """Leave for the provider to prove anew who one is, for this session."""
-    if actor.caller.session_id is None:
-        raise NotAllowed("only people step up; an API key has what its scopes allow")
     return _leave(request, _provider(services), actor.caller.session_id)
 
 

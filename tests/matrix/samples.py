@@ -125,7 +125,11 @@ def _role_target(thing: Thing) -> Thing:
     return {"principal": thing["principal_id"], "role": "department_head", "department": OWN}
 
 
-def _application_target(thing: Thing) -> Thing:
+def _new_identity(thing: Thing) -> Body:
+    return {"issuer": "https://login.example.org", "subject": f"of-{thing['principal_id']}"}
+
+
+def _principal_target(thing: Thing) -> Thing:
     return {"principal": thing["principal_id"]}
 
 
@@ -180,6 +184,7 @@ _FAILOVER_REQUEST: Final = _made(
     World.failover_request, theirs=lambda world, by: world.failover_request(by)
 )
 _LIST: Final = Sample()
+_NO_PROVIDER: Final = Sample(domain=frozenset({"not-configured"}))
 _JOB: Final = Sample(before=World.clear_jobs)
 
 
@@ -235,6 +240,16 @@ SAMPLES: Final[dict[str, Sample]] = {
     "POST /v1/departments": _made(_named("department"), body=_whole),
     "POST /v1/departments/{name}/close": _made(World.department),
     "POST /v1/people": _made(_named("person"), body=_whole),
+    "GET /v1/people/{principal_id}/identities": _made(World.person),
+    "POST /v1/people/{principal_id}/identities | without a dangerous role, or a way in so far": _made(
+        World.person, body=_new_identity
+    ),
+    "POST /v1/people/{principal_id}/identities | with a dangerous role and a way in, now or once": _made(
+        World.dangerous_person,
+        body=_new_identity,
+        asked=Asked("credentials.reset", "staffing", _principal_target, _security),
+    ),
+    "POST /v1/identities/{identity_id}/revoke": _made(World.identity),
     "GET /v1/principals": _LIST,
     "POST /v1/principals | an application": _made(
         _named("application"), body=_body(scopes=["read"], department=OWN)
@@ -250,7 +265,7 @@ SAMPLES: Final[dict[str, Sample]] = {
     "POST /v1/api-keys | any other application": _made(
         lambda world: world.application("export-keys"),
         body=_whole,
-        asked=Asked("api-key.issue", "staffing", _application_target, _security),
+        asked=Asked("api-key.issue", "staffing", _principal_target, _security),
     ),
     "POST /v1/api-keys/rotate": Sample(body=_just(), caller=_with_own_key),
     "POST /v1/api-keys/{api_key_id}/revoke": _made(World.api_key),
@@ -267,6 +282,7 @@ SAMPLES: Final[dict[str, Sample]] = {
     "GET /v1/sessions": _LIST,
     "POST /v1/sessions/end": Sample(caller=_fresh),
     "POST /v1/sessions/{session_id}/revoke": _made(World.open_session),
+    "GET /v1/oidc/step-up": _NO_PROVIDER,
     # Nobody would carry on: this vault has one security administrator.
     "POST /v1/setup/close": Sample(domain=frozenset({"setup-incomplete"})),
     "GET /v1/approvals": _LIST,
@@ -278,7 +294,7 @@ SAMPLES: Final[dict[str, Sample]] = {
         World.person, body=_asking("role.grant", "staffing", _role_target)
     ),
     "POST /v1/approvals | an API key": _made(
-        World.application, body=_asking("api-key.issue", "staffing", _application_target)
+        World.application, body=_asking("api-key.issue", "staffing", _principal_target)
     ),
     "POST /v1/approvals | a recovery key": _made(
         _recovery_key, body=_asking("key.register-recovery", "exercise", _recovery_target)
@@ -341,5 +357,7 @@ SAMPLES: Final[dict[str, Sample]] = {
     "GET /healthz": Sample(),
     "GET /readyz": Sample(),
     "GET /metrics": Sample(),
+    "GET /v1/oidc/sign-in": _NO_PROVIDER,
+    "GET /v1/oidc/callback": _NO_PROVIDER,
     "GET /v1/keys/public": Sample(),
 }

@@ -175,6 +175,21 @@ class World:
         principal_id = UUID(self.person()["principal_id"])
         return {"grant_id": str(grant(self.service, principal_id, Role.STAFF, department=OWN))}
 
+    def dangerous_person(self) -> Thing:
+        """Somebody who decides over others, and who has signed in."""
+        made = self.person()
+        principal_id = UUID(made["principal_id"])
+        grant(self.service, principal_id, Role.DEPARTMENT_HEAD, department=OWN)
+        sign_in(self.service, principal_id)
+        return made
+
+    def identity(self) -> Thing:
+        """An account at a provider that is linked to somebody."""
+        principal_id = self.person()["principal_id"]
+        body = {"issuer": "https://login.example.org", "subject": principal_id}
+        linked = self.admin.post(f"/v1/people/{principal_id}/identities", json=body)
+        return {"identity_id": _made(linked)["id"]}
+
     def open_session(self) -> Thing:
         """A session that somebody has open."""
         client = sign_in(self.service, UUID(self.person()["principal_id"]))
