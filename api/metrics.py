@@ -48,6 +48,12 @@ SEAL_FAILURES: Final = Counter(
     "Principals or API keys met that do not bear their seals; alarm on any increase",
     registry=REGISTRY,
 )
+APPROVALS_OPEN: Final = Gauge(
+    "strongroom_approvals_open",
+    "Requests for an approval that wait to be decided, by action",
+    ["action"],
+    registry=REGISTRY,
+)
 BACKLOG: Final = Gauge(
     "strongroom_journal_backlog",
     "Work that waits, by site, operation and reason",

@@ -16,6 +16,7 @@ from replication.sitewatch import SiteWatch
 from replication.status import SiteStatuses
 from replication.verify import Verify
 from vault.access.api_keys import ApiKeys
+from vault.access.approval_upkeep import ApprovalUpkeep
 from vault.access.approvals import Approvals
 from vault.access.departments import Departments
 from vault.access.explain import Explanations
@@ -86,6 +87,7 @@ class Services:
     role_grants: RoleGrants
     approvals: Approvals
     grants: Grants
+    approval_upkeep: ApprovalUpkeep
     setup: Setup
     seals: Seals
     seal_upkeep: SealUpkeep

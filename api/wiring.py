@@ -33,6 +33,7 @@ from replication.verify import Verify
 from vault import keyexport
 from vault.access import api_keys, identities, role_grants
 from vault.access.api_keys import ApiKeys
+from vault.access.approval_upkeep import ApprovalUpkeep
 from vault.access.approvals import Approvals
 from vault.access.departments import Departments
 from vault.access.explain import Explanations
@@ -156,13 +157,16 @@ class Wiring:
             role_grants=RoleGrants(self._database, self._seals, self._grants),
             approvals=self._approvals(),
             grants=self._grants,
+            approval_upkeep=ApprovalUpkeep(
+                self._service, self._seals, self._findings, self._notices.announce
+            ),
             setup=Setup(self._shared, self._seals),
             seals=self._seals,
             seal_upkeep=SealUpkeep(
-                self._shared, self._keys, self._seal_keys, self._seals, self._findings
+                self._service, self._keys, self._seal_keys, self._seals, self._findings
             ),
             findings=self._findings,
-            explanations=Explanations(self._shared, self._seals),
+            explanations=Explanations(self._service, self._seals),
             classes=self._classes,
             documents=Documents(self._database, self._classes),
             upload_rows=self._given.upload_rows,

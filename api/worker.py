@@ -84,6 +84,7 @@ class Worker:
                 ("journal", self._poll, POLL_SECONDS),
                 ("seals", services.seal_upkeep.look_at_all, SEALS_SECONDS),
                 ("notices", self.look_after_notices, HOUSEKEEPING_SECONDS),
+                ("approvals", self.look_after_approvals, HOUSEKEEPING_SECONDS),
             )
         ]
 
@@ -124,6 +125,17 @@ class Worker:
         for channel, outbox in self._services.notices.outbox().items():
             metrics.NOTIFICATIONS_WAITING.labels(channel).set(outbox.waiting)
             metrics.NOTIFICATIONS_PARKED.labels(channel).set(outbox.parked)
+
+    def look_after_approvals(self) -> None:
+        """Escalate and expire what nobody decides, and show what is open.
+
+        Raises: DatabaseUnavailable, KeyServiceUnavailable.
+        """
+        moved = self._services.approval_upkeep.look_after()
+        if moved.expired or moved.escalated:
+            _log.info("approvals: %d expired, %d escalated", moved.expired, moved.escalated)
+        for action, count in self._services.approval_upkeep.open_by_action().items():
+            metrics.APPROVALS_OPEN.labels(action).set(count)
 
     def _rotate_and_retire_when_due(self) -> None:
         kms, keks = self._services.settings.kms, self._services.keks

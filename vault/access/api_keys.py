@@ -28,7 +28,7 @@ from vault.access.tokens import TokenKind, make_token, parse_token
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.context import as_caller
 from vault.database import Database
-from vault.errors import CredentialRevoked, InvalidValue, NotFound, TooManyKeys
+from vault.errors import CredentialRevoked, InvalidValue, NotAllowed, NotFound, TooManyKeys
 from vault.model import Page
 from vault.paging import Listing, PageRequest
 from vault.tables import api_keys, principals
@@ -87,12 +87,14 @@ class ApiKeys:
             NotAllowed.
             ApprovalNeeded: the principal reaches every department, exports keys, operates or audits.
             NotFound: no such principal, or it is disabled.
+            NotAllowed: it is an administrator for set-up, and the caller is none.
             TooManyKeys: two live keys exist.
             InvalidValue: scopes that the principal does not have, or a lifetime that is not positive.
         """
         require(actor.caller, Action.API_KEY_ISSUE)
         broken = self._seals.refusing(NotFound("principal"))
         with broken, self._all.transaction(as_caller(actor.caller)) as connection:
+            _refuse_to_become_administrator(connection, actor, principal_id)
             if _is_dangerous(self._seals.locked_principal(connection, principal_id)):
                 target = {"principal": str(principal_id)}
                 self._grants.use(connection, actor, Action.API_KEY_ISSUE, target)
@@ -336,6 +338,19 @@ def _key(row: Row[Any]) -> ApiKey:
         revoked_at=row.revoked_at,
         last_used_at=row.last_used_at,
     )
+
+
+def _refuse_to_become_administrator(
+    connection: Connection, actor: Actor, principal_id: UUID
+) -> None:
+    """A security administrator with the key of one for set-up would ask and decide alone.
+
+    Raises: NotAllowed.
+    """
+    asked = (principals.c.id == principal_id) & principals.c.scopes.contains([Scope.ADMIN.value])
+    found = connection.execute(select(principals.c.id).where(asked)).one_or_none()
+    if found is not None and Scope.ADMIN not in actor.caller.scopes:
+        raise NotAllowed("only an administrator for set-up issues keys to one")
 
 
 def _sound(page: Page[Row[Any]], seals: Seals) -> Page[ApiKey]:

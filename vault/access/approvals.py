@@ -2,11 +2,13 @@
 
 A request names an action, a target, a purpose and a reason. Who holds the deciding role in the department
 that owns the target decides: never the requester, by whichever of their accounts, keys or deputies, which
-three constraints of the database say too. Approved, it gives a *grant* (`grants`): for one principal, one
-action and one target, until a moment, so many times. The act itself uses it up.
+three constraints of the database say too; nor whom it is about. Approved, it gives a *grant* (`grants`):
+for one principal, one action and one target, until a moment, so many times. The act itself uses it up.
 
-Undecided requests are escalated after a day, and expire after a week. Rows are sealed: what is decided is
-what was asked, and a request that SQL wrote cannot be decided.
+Undecided requests are escalated after a day, and expire after a week (`approval_upkeep`). Rows are sealed:
+what is decided is what was asked, and a request that SQL wrote cannot be decided.
+
+Locks are taken in the order of `sealed_rows.SEALED`: principals, what follows them, approvals, grants.
 """
 
 from __future__ import annotations
@@ -19,22 +21,22 @@ from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Connection, Row, func, insert, or_, select, true
+from sqlalchemy import Connection, Row, func, insert, select
 
 from vault.access.authorise import require
 from vault.access.policy import RULES, Action, Caller, Obstacle, Purpose, Scope
 from vault.access.roles import HeldRole, Role
-from vault.access.sealed_rows import APPROVALS, GRANTS
+from vault.access.sealed_rows import APPROVALS, GRANTS, PRINCIPALS
 from vault.access.seals import Seals
+from vault.access.sight import context_of, is_head, seen_by
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
-from vault.context import Context, as_caller
 from vault.database import Database
 from vault.errors import ApprovalOver, InvalidValue, NotAllowed, NotFound
 from vault.model import Page
 from vault.names import display_text
 from vault.notices import NoticeKind
 from vault.paging import Listing, PageRequest
-from vault.tables import approvals, grants
+from vault.tables import approvals, grants, principals
 
 DECIDED_WITHIN: Final = timedelta(days=7)
 ESCALATED_AFTER: Final = timedelta(days=1)
@@ -42,6 +44,7 @@ MAX_LASTS: Final = timedelta(days=30)
 MAX_USES: Final = 100
 MAX_REASON_CHARACTERS: Final = 500
 MAX_TICKET_CHARACTERS: Final = 64
+MAX_PART_CHARACTERS: Final = 128
 
 Target = Mapping[str, str]
 """What an act is about: names and ids. Two targets are the same if all of them are."""
@@ -159,13 +162,15 @@ class Approvals:
         """Ask for an approval.
 
         Raises:
-            NotAllowed, NotFound: the act is not allowed to them at all, or its target is not there.
+            NotAllowed, NotFound: the act is not allowed to them at all, or its target is not there; or
+                nobody answers for an application, so that it cannot be told who else may decide.
             InvalidValue: the target is not written as the action needs it.
         """
         require(actor.caller, Action.APPROVAL_REQUEST)
         _require_in_principle(actor.caller, new.action)
-        with self._database.transaction(_context(actor.caller)) as connection:
-            owned = self._owners[new.action](connection, actor, new.target)
+        _require_somebody_responsible(actor.caller)
+        with self._database.transaction(context_of(actor.caller)) as connection:
+            owned = self._owner_of(new.action)(connection, actor, new.target)
             now = connection.execute(select(func.now())).scalar_one()
             row = {
                 "id": uuid4(),
@@ -203,9 +208,10 @@ class Approvals:
         if comment is not None:
             comment = display_text(comment, "comment", MAX_REASON_CHARACTERS)
         broken = self._seals.refusing(NotFound("approval"))
-        with broken, self._database.transaction(_context(actor.caller)) as connection:
+        with broken, self._database.transaction(context_of(actor.caller)) as connection:
             row = self._locked(connection, actor.caller, approval_id)
             deciding = _deciding_role(actor.caller, row)
+            self._refuse_if_about(connection, actor.caller, row)
             now = connection.execute(select(func.now())).scalar_one()
             if row.state != ApprovalState.REQUESTED or row.decide_before <= now:
                 raise ApprovalOver(row.state if row.state != "requested" else "expired")
@@ -231,7 +237,7 @@ class Approvals:
         """Take a request of one's own back. Raises: NotFound, ApprovalOver."""
         require(actor.caller, Action.APPROVAL_REQUEST)
         broken = self._seals.refusing(NotFound("approval"))
-        with broken, self._database.transaction(_context(actor.caller)) as connection:
+        with broken, self._database.transaction(context_of(actor.caller)) as connection:
             row = self._locked(connection, actor.caller, approval_id)
             if row.requested_by != actor.caller.principal_id:
                 raise NotFound("approval")
@@ -245,9 +251,9 @@ class Approvals:
     def view(self, actor: Actor, approval_id: UUID) -> Approval:
         """One approval. Raises: NotFound: also where it is not for their eyes."""
         require(actor.caller, Action.APPROVAL_LIST)
-        seen = _seen_by(actor.caller) & (approvals.c.id == approval_id)
+        seen = seen_by(actor.caller, approvals) & (approvals.c.id == approval_id)
         broken = self._seals.refusing(NotFound("approval"))
-        with broken, self._database.transaction(_context(actor.caller)) as connection:
+        with broken, self._database.transaction(context_of(actor.caller)) as connection:
             row = connection.execute(_WITH_GRANT.where(seen)).one_or_none()
             if row is None:
                 raise NotFound("approval")
@@ -263,15 +269,30 @@ class Approvals:
         Raises: InvalidPageToken.
         """
         require(actor.caller, Action.APPROVAL_LIST)
-        query = _WITH_GRANT.where(_seen_by(actor.caller))
+        query = _WITH_GRANT.where(seen_by(actor.caller, approvals))
         if state is not None:
             query = query.where(approvals.c.state == state.value)
-        with self._database.transaction(_context(actor.caller)) as connection:
+        with self._database.transaction(context_of(actor.caller)) as connection:
             page = _APPROVALS.fetch(connection, query, request, {"state": state})
             record(connection, AccessEvent(EventType.APPROVALS_LISTED, actor))
         sound = [row for row in page.items if self._seals.is_sound(APPROVALS.row_from(row))]
         shown = tuple(_approval(row, row.grant_id) for row in sound)
         return Page(shown, page.next_page_token)
+
+    def _owner_of(self, action: Action) -> OwnerOf:
+        """Raises: InvalidValue."""
+        if action not in self._owners:
+            raise InvalidValue("this action takes no approval")
+        return self._owners[action]
+
+    def _refuse_if_about(self, connection: Connection, caller: Caller, row: Row[Any]) -> None:
+        """Whoever gets a role, or a deputy, decides not over it, by any account. Raises: NotAllowed."""
+        target = json.loads(row.target)
+        about = [UUID(target[name]) for name in ("principal", "deputy_of") if name in target]
+        for found in connection.execute(select(principals).where(principals.c.id.in_(about))):
+            self._seals.check(PRINCIPALS.row_from(found))
+            if caller.principal_id == found.id or caller.person_id == found.person_id:
+                raise NotAllowed("nobody decides over what is about themselves")
 
     def _give(self, connection: Connection, approval: Row[Any], now: datetime) -> UUID:
         row = {
@@ -291,7 +312,7 @@ class Approvals:
         return UUID(str(row["id"]))
 
     def _locked(self, connection: Connection, caller: Caller, approval_id: UUID) -> Row[Any]:
-        seen = _seen_by(caller) & (approvals.c.id == approval_id)
+        seen = seen_by(caller, approvals) & (approvals.c.id == approval_id)
         row = connection.execute(select(approvals).where(seen).with_for_update()).one_or_none()
         if row is None:
             raise NotFound("approval")
@@ -306,11 +327,11 @@ class Approvals:
 
 
 def part(target: Target, name: str) -> str:
-    """One part of a target. Raises: InvalidValue: it is not there."""
+    """One part of a target. Raises: InvalidValue: it is not there, or cannot stand where people read it."""
     found = target.get(name)
     if not found:
         raise InvalidValue(f"the target of this action says '{name}'")
-    return found
+    return display_text(found, f"'{name}' of the target", MAX_PART_CHARACTERS)
 
 
 def id_part(target: Target, name: str) -> UUID:
@@ -340,16 +361,23 @@ def _require_in_principle(caller: Caller, action: Action) -> None:
         raise NotAllowed(decision.rule)
 
 
+def _require_somebody_responsible(caller: Caller) -> None:
+    """Otherwise whoever holds an application's key could decide over what they asked for with it.
+
+    Not during set-up, whose administrator is nobody yet. Raises: NotAllowed.
+    """
+    if caller.person_id is None and Scope.ADMIN not in caller.scopes:
+        raise NotAllowed(
+            "an application asks for an approval only if a person is responsible for it; add one that says who"
+        )
+
+
 def _deciding_role(caller: Caller, row: Row[Any]) -> HeldRole:
     """The role by which the caller decides. Raises: NotAllowed."""
     if caller.person_id is None or caller.person_id == row.requested_person:
         raise NotAllowed("nobody decides over their own request, by whichever account or key")
-    if str(caller.person_id) in json.loads(row.target).values() or (
-        str(caller.principal_id) in json.loads(row.target).values()
-    ):
-        raise NotAllowed("nobody decides over what is about themselves")
     roles = deciders(row)
-    held = [h for h in caller.roles if h.role in roles and h.department in (None, row.department)]
+    held = [h for h in caller.roles if h.role in roles and _reaches(h, row.department)]
     if not held:
         names = " or ".join(f"'{role}'" for role in roles)
         where = " of the department that owns the thing" if row.department else ""
@@ -360,30 +388,8 @@ def _deciding_role(caller: Caller, row: Row[Any]) -> HeldRole:
     return min(own, key=lambda h: h.deputy_of is not None)
 
 
-def _context(caller: Caller) -> Context:
-    everything = {Role.COMPLIANCE, Role.AUDITOR, Role.SECURITY_ADMINISTRATOR}
-    oversees = bool(everything & {h.role for h in caller.roles}) or bool(
-        {Scope.ADMIN, Scope.AUDIT} & caller.scopes
-    )
-    return as_caller(caller, everywhere=oversees)
-
-
-def _seen_by(caller: Caller) -> ColumnElement[bool]:
-    """What a caller asked for themselves, may decide, or oversees."""
-    roles = {h.role for h in caller.roles}
-    if Role.AUDITOR in roles or {Scope.ADMIN, Scope.AUDIT} & caller.scopes:
-        return true()
-    seen = [approvals.c.requested_by == caller.principal_id]
-    seen += [
-        approvals.c.department == h.department
-        for h in caller.roles
-        if h.role is Role.DEPARTMENT_HEAD
-    ]
-    if Role.COMPLIANCE in roles:
-        seen.append(approvals.c.department.is_not(None))
-    decided = [a.value for a, rule in RULES.items() if rule.decided_by in roles]
-    seen.append(approvals.c.department.is_(None) & approvals.c.action.in_(decided))
-    return or_(*seen)
+def _reaches(held: HeldRole, department: str | None) -> bool:
+    return held.department is None or (is_head(held) and held.department == department)
 
 
 def _approval(row: Row[Any], grant_id: UUID | None) -> Approval:

@@ -1,7 +1,8 @@
 """Grants: what an approval gave, used up by the act it was given for.
 
-A use is one `UPDATE … RETURNING` in the transaction of the act and its event, so that of any number of uses
-at once as many succeed as the grant has, and a use that comes to nothing is given back by the rollback.
+A use locks a grant that still counts, and is one `UPDATE … RETURNING` in the transaction of the act and its
+event: of any number of uses at once as many succeed as the grant has, and a use that comes to nothing is given
+back by the rollback.
 """
 
 from __future__ import annotations
@@ -12,22 +13,22 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select, true, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, select
 
 from vault.access.approvals import Announce, Target, canonical
 from vault.access.authorise import require
+from vault.access.holders import somebody_holds
 from vault.access.policy import RULES, Action, Caller, GoesAlone, Scope
-from vault.access.roles import Role
-from vault.access.sealed_rows import GRANTS, SealedRow
+from vault.access.sealed_rows import GRANTS
 from vault.access.seals import Seals
+from vault.access.sight import context_of, seen_by
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
-from vault.context import Context, as_caller
 from vault.database import Database
 from vault.errors import ApprovalNeeded, NotFound
 from vault.model import Page
 from vault.notices import NoticeKind
 from vault.paging import Listing, PageRequest
-from vault.tables import grants, principals, role_grants
+from vault.tables import grants, principals
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,15 @@ class Grants:
         Raises:
             ApprovalNeeded: there is none that counts, and somebody who could decide.
         """
-        usable = _usable(actor, action, target, department)
-        # Each is counted down on condition that it still counts, whoever else is at it.
-        for (candidate,) in connection.execute(select(grants.c.id).where(usable)).fetchall():
-            row = connection.execute(_counted_down(candidate, usable)).one_or_none()
-            if row is not None and self._is_sound_before(row):
-                row = self._seals.change(connection, GRANTS, row)
+        usable = select(grants.c.id).where(_usable(actor, action, target, department))
+        for (grant_id,) in connection.execute(usable.order_by(grants.c.id)).fetchall():
+            # Under the lock once more: somebody else may have had the last use meanwhile.
+            still = select(grants).where(
+                grants.c.id == grant_id, _usable(actor, action, target, department)
+            )
+            row = connection.execute(still.with_for_update()).one_or_none()
+            if row is not None and self._seals.is_sound(GRANTS.row_from(row)):
+                row = self._seals.change(connection, GRANTS, row, remaining=row.remaining - 1)
                 detail = _detail(row, remaining=row.remaining)
                 record(connection, AccessEvent(EventType.GRANT_USED, actor, detail=detail))
                 return
@@ -90,8 +94,8 @@ class Grants:
         """End a grant, by whom it was given to or by who could have decided. Idempotent. Raises: NotFound."""
         require(actor.caller, Action.GRANT_LIST)
         broken = self._seals.refusing(NotFound("grant"))
-        with broken, self._database.transaction(_context(actor.caller)) as connection:
-            found = _seen_by(actor.caller) & (grants.c.id == grant_id)
+        with broken, self._database.transaction(context_of(actor.caller)) as connection:
+            found = seen_by(actor.caller, grants) & (grants.c.id == grant_id)
             query = select(grants).where(found).with_for_update()
             row = connection.execute(query).one_or_none()
             if row is None:
@@ -113,18 +117,12 @@ class Grants:
         Raises: InvalidPageToken.
         """
         require(actor.caller, Action.GRANT_LIST)
-        query = select(grants).where(_seen_by(actor.caller))
-        with self._database.transaction(_context(actor.caller)) as connection:
+        query = select(grants).where(seen_by(actor.caller, grants))
+        with self._database.transaction(context_of(actor.caller)) as connection:
             page = _GRANTS.fetch(connection, query, request)
             record(connection, AccessEvent(EventType.GRANTS_LISTED, actor))
         sound = [row for row in page.items if self._seals.is_sound(GRANTS.row_from(row))]
         return Page(tuple(map(_grant, sound)), page.next_page_token)
-
-    def _is_sound_before(self, row: Row[Any]) -> bool:
-        """Whether a grant that was just counted down bore its seal before."""
-        before = GRANTS.by_name(row) | {"remaining": row.remaining + 1}
-        sealed = SealedRow(GRANTS, tuple(before.values()), row.seal, row.seal_key_id)
-        return self._seals.is_sound(sealed)
 
     def _go_alone(
         self, connection: Connection, actor: Actor, action: Action, target: Target
@@ -132,10 +130,23 @@ class Grants:
         """Where nobody could decide, some acts are done without; the event says so. Raises:
         ApprovalNeeded.
         """
-        if not _may_go_alone(actor.caller, action) or _others(connection, actor, action, target):
-            raise ApprovalNeeded(_how_to_ask(action))
+        if not _may_go_alone(actor.caller, action) or self._others(
+            connection, actor, action, target
+        ):
+            raise ApprovalNeeded(_how_to_ask(action, target))
         detail = {"action": action.value, "because": "nobody else could decide"}
         record(connection, AccessEvent(EventType.WENT_ALONE, actor, detail=detail))
+
+    def _others(self, connection: Connection, actor: Actor, action: Action, target: Target) -> bool:
+        """Whether somebody could decide: not whoever asks, nor whom it is about, nor a deputy of theirs."""
+        role = RULES[action].decided_by
+        assert role is not None
+        named = [UUID(target[name]) for name in ("principal", "deputy_of") if name in target]
+        found = connection.execute(select(principals.c.person_id).where(principals.c.id.in_(named)))
+        concerned = {actor.caller.person_id, *found.scalars()} - {None}
+        return somebody_holds(
+            connection, self._seals, role, besides={each for each in concerned if each}
+        )
 
 
 def _may_go_alone(caller: Caller, action: Action) -> bool:
@@ -145,32 +156,13 @@ def _may_go_alone(caller: Caller, action: Action) -> bool:
     )
 
 
-def _others(connection: Connection, actor: Actor, action: Action, target: Target) -> bool:
-    """Whether somebody else holds the deciding role, whom the act is not about."""
-    role = RULES[action].decided_by
-    asking = actor.caller.person_id
-    columns = role_grants.c
-    counts = (
-        (columns.role == role)
-        & columns.revoked_at.is_(None)
-        & (columns.starts_at <= func.now())
-        & or_(columns.ends_at.is_(None), columns.ends_at > func.now())
-        & principals.c.disabled_at.is_(None)
-        & columns.person_id.is_distinct_from(asking)
-    )
-    about = target.get("principal")
-    if about is not None:
-        same = select(principals.c.person_id).where(principals.c.id == UUID(about))
-        counts &= columns.person_id.is_distinct_from(same.scalar_subquery())
-    query = select(columns.id).join(principals, columns.principal_id == principals.c.id)
-    return connection.execute(query.where(counts).limit(1)).first() is not None
-
-
-def _how_to_ask(action: Action) -> str:
+def _how_to_ask(action: Action, target: Target) -> str:
+    """Names the parts of the target, and no value: what a caller sent is not echoed."""
     decided_by = RULES[action].decided_by
+    parts = " and ".join(f"'{name}'" for name in sorted(target))
     return (
-        f"{action} takes an approval by somebody else with the role '{decided_by}': ask with "
-        "POST /v1/approvals, or `strongroom approval request`, and do it again once it is approved"
+        f"{action} takes an approval by somebody else with the role '{decided_by}': ask with POST /v1/approvals, "
+        f"or `strongroom approval request`, for a target of {parts}, and do it again once it is approved"
     )
 
 
@@ -186,38 +178,6 @@ def _usable(
         columns.revoked_at.is_(None),
         columns.expires_at > func.now(),
         columns.remaining > 0,
-    )
-
-
-def _counted_down(grant_id: UUID, usable: ColumnElement[bool]) -> Any:
-    counted = update(grants).where(grants.c.id == grant_id, usable)
-    return counted.values(remaining=grants.c.remaining - 1).returning(grants)
-
-
-def _context(caller: Caller) -> Context:
-    return as_caller(caller, everywhere=_oversees(caller))
-
-
-def _oversees(caller: Caller) -> bool:
-    everything = {Role.COMPLIANCE, Role.AUDITOR}
-    return bool(everything & {h.role for h in caller.roles}) or bool(
-        {Scope.ADMIN, Scope.AUDIT} & caller.scopes
-    )
-
-
-def _seen_by(caller: Caller) -> ColumnElement[bool]:
-    if _oversees(caller):
-        return true()
-    roles = {h.role for h in caller.roles}
-    decided = [a.value for a, rule in RULES.items() if rule.decided_by in roles]
-    return or_(
-        grants.c.principal_id == caller.principal_id,
-        *(
-            grants.c.department == h.department
-            for h in caller.roles
-            if h.role is Role.DEPARTMENT_HEAD
-        ),
-        grants.c.department.is_(None) & grants.c.action.in_(decided),
     )
 
 

@@ -96,6 +96,9 @@ class Principals:
         try:
             broken = self._seals.refusing(NotFound("principal"))
             with broken, self._database.transaction() as connection:
+                if Scope.ADMIN in new.scopes:
+                    # Set-up is either closed before, and then they are nobody any more, or sees this one.
+                    self._seals.locked_principal(connection, actor.caller.principal_id)
                 principal = insert_principal(connection, self._seals, new)
                 detail = {"principal": str(principal.id)}
                 record(connection, AccessEvent(EventType.PRINCIPAL_ADDED, actor, detail=detail))

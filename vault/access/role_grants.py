@@ -19,12 +19,13 @@ from vault.access.approvals import Owned, Target, id_part, part
 from vault.access.authorise import require
 from vault.access.departments import require_open
 from vault.access.grants import Grants
+from vault.access.holders import stood_in_for, within
 from vault.access.policy import Action
 from vault.access.roles import DANGEROUS, DEPARTMENTAL, DUTY_OF, Role
 from vault.access.sealed_rows import ROLE_GRANTS
 from vault.access.seals import Seals
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
-from vault.context import as_caller
+from vault.context import NOBODY, as_caller
 from vault.database import DanglingReference, Database, DuplicateRow
 from vault.errors import AlreadyExists, DutiesConflict, InvalidValue, NotAllowed, NotFound
 from vault.model import Page
@@ -66,43 +67,75 @@ class NewRoleGrant:
         if self.deputy_of == self.principal_id:
             raise InvalidValue("nobody is their own deputy")
         for moment in (self.starts_at, self.ends_at):
-            if moment is not None and moment.tzinfo is None:
-                raise InvalidValue("a moment says its offset from UTC, for instance …Z")
+            if moment is not None:
+                _utc(moment)
 
     @property
     def target(self) -> Target:
         """What an approval for it is about."""
-        where = {"department": self.department, "class": self.class_name}
         given = {
             "principal": str(self.principal_id),
             "role": self.role.value,
-            **{name: value for name, value in where.items() if value is not None},
+            "department": self.department,
+            "class": self.class_name,
+            "deputy_of": str(self.deputy_of) if self.deputy_of else None,
+            "starts_at": _utc(self.starts_at).isoformat() if self.starts_at else None,
+            "ends_at": _utc(self.ends_at).isoformat() if self.ends_at else None,
         }
-        if self.deputy_of is not None:
-            given["deputy_of"] = str(self.deputy_of)
-        if self.ends_at is not None:
-            given["ends_at"] = self.ends_at.astimezone(UTC).isoformat()
-        return given
+        return {name: value for name, value in given.items() if value is not None}
 
 
-def owned_by_vault(_connection: Connection, _actor: Actor, target: Target) -> Owned:
-    """A role to grant, as the target of an approval. Raises: InvalidValue."""
+def owned_by_vault(connection: Connection, actor: Actor, target: Target) -> Owned:
+    """A role to grant, as the target of an approval: whoever could not grant it need not ask.
+
+    Raises: NotAllowed, NotFound, InvalidValue.
+    """
+    new = _as_written(target)
+    if new.role not in DANGEROUS:
+        raise InvalidValue("this role is granted without an approval")
+    found = connection.execute(
+        select(principals.c.person_id).where(
+            principals.c.id == new.principal_id, principals.c.kind == "person"
+        )
+    ).one_or_none()
+    if found is None:
+        raise NotFound("person")
+    if found.person_id == actor.caller.person_id:
+        raise NotAllowed("nobody grants a role to themselves")
+    if new.department is not None:
+        require_open(connection, new.department)
+    return Owned(new.target)
+
+
+def _as_written(target: Target) -> NewRoleGrant:
+    """Raises: InvalidValue."""
     try:
-        role = Role(part(target, "role"))
-        ends_at = target.get("ends_at")
-        new = NewRoleGrant(
+        return NewRoleGrant(
             principal_id=id_part(target, "principal"),
-            role=role,
-            department=target.get("department"),
-            class_name=target.get("class"),
+            role=Role(part(target, "role")),
+            department=part(target, "department") if "department" in target else None,
+            class_name=part(target, "class") if "class" in target else None,
             deputy_of=id_part(target, "deputy_of") if "deputy_of" in target else None,
-            ends_at=datetime.fromisoformat(ends_at) if ends_at else None,
+            starts_at=_moment_part(target, "starts_at"),
+            ends_at=_moment_part(target, "ends_at"),
         )
     except ValueError:
-        raise InvalidValue("the target names no role, or its ends_at is no moment") from None
-    if role not in DANGEROUS:
-        raise InvalidValue("this role is granted without an approval")
-    return Owned(new.target)
+        raise InvalidValue("the target names no role, or a moment that is none") from None
+
+
+def _moment_part(target: Target, name: str) -> datetime | None:
+    """Raises: InvalidValue, ValueError."""
+    return datetime.fromisoformat(part(target, name)) if name in target else None
+
+
+def _utc(moment: datetime) -> datetime:
+    """Raises: InvalidValue."""
+    if moment.tzinfo is None:
+        raise InvalidValue("a moment says its offset from UTC, for instance …Z")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise InvalidValue("a moment lies in the years 1 to 9999") from None
 
 
 @dataclass(frozen=True)
@@ -149,9 +182,8 @@ class RoleGrants:
         require(actor.caller, Action.ROLE_GRANT)
         broken = self._seals.refusing(NotFound("person"))
         try:
-            # For the caller: the second wall shows nobody else the approval that this uses up.
-            context = as_caller(actor.caller)
-            with broken, self._database.transaction(context) as connection:
+            # As the caller, whose grants are theirs to see.
+            with broken, self._database.transaction(as_caller(actor.caller)) as connection:
                 row = self._grant(connection, actor, new)
         except DuplicateRow:
             raise AlreadyExists("role grant") from None
@@ -165,7 +197,7 @@ class RoleGrants:
         """Take a role away, from now on. Idempotent. Raises: NotAllowed, NotFound."""
         require(actor.caller, Action.ROLE_REVOKE)
         broken = self._seals.refusing(NotFound("role grant"))
-        with broken, self._shared.transaction() as connection:
+        with broken, self._database.transaction(NOBODY) as connection:
             principal, row = self._locked(connection, grant_id)
             detail = {"role_grant": str(grant_id), "principal": str(principal.id)}
             # The event first: who takes a role from themselves is signed out by it.
@@ -185,7 +217,7 @@ class RoleGrants:
         )
         if principal_id is not None:
             query = query.where(role_grants.c.principal_id == principal_id)
-        with self._shared.transaction() as connection:
+        with self._database.transaction(NOBODY) as connection:
             page = _ROLE_GRANTS.fetch(connection, query, request, {"principal": principal_id})
             record(connection, AccessEvent(EventType.ROLES_LISTED, actor))
         sound = [
@@ -212,18 +244,18 @@ class RoleGrants:
             "role": new.role.value,
             "department": new.department,
             "class_name": new.class_name,
-            "deputy_of": self._deputised(connection, new),
+            "deputy_of": self._deputised(connection, new, principal.person_id),
             "starts_at": starts_at,
             "ends_at": ends_at,
             "granted_by": actor.caller.principal_id,
             "revoked_at": None,
         }
-        if new.role in DANGEROUS:
-            self._grants.use(connection, actor, Action.ROLE_GRANT, new.target)
         detail = {"role_grant": str(row["id"]), **new.target}
         record(connection, AccessEvent(EventType.ROLE_GRANTED, actor, detail=detail))
         principal = self._seals.change_principal(connection, principal)
         row["authority_epoch"] = principal.authority_epoch
+        if new.role in DANGEROUS:  # after it, for the order of locks
+            self._grants.use(connection, actor, Action.ROLE_GRANT, new.target)
         _take_duty(connection, principal.person_id, new.role)
         values = {**row, **self._seals.sealed(connection, ROLE_GRANTS, row)}
         return connection.execute(insert(role_grants).values(values).returning(role_grants)).one()
@@ -234,7 +266,7 @@ class RoleGrants:
             raise NotFound("person")
         return principal
 
-    def _deputised(self, connection: Connection, new: NewRoleGrant) -> UUID | None:
+    def _deputised(self, connection: Connection, new: NewRoleGrant, deputy: UUID) -> UUID | None:
         """The person in whose place the role is held. Raises: NotFound, InvalidValue."""
         if new.deputy_of is None:
             return None
@@ -242,14 +274,11 @@ class RoleGrants:
         person_id = connection.execute(query).scalar_one_or_none()
         if person_id is None:
             raise NotFound("person")
-        held = (
-            (role_grants.c.person_id == person_id)
-            & (role_grants.c.role == new.role.value)
-            & role_grants.c.department.is_not_distinct_from(new.department)
-            & role_grants.c.revoked_at.is_(None)
-            & role_grants.c.deputy_of.is_(None)
-        )
-        if not connection.execute(select(exists().where(held))).scalar_one():
+        if person_id == deputy:
+            raise InvalidValue("nobody is their own deputy, by whichever account")
+        if not stood_in_for(
+            within(connection), self._seals, person_id, new.role, new.department, new.class_name
+        ):
             raise InvalidValue("a deputy acts for somebody who holds that role there themselves")
         return UUID(str(person_id))
 
@@ -277,9 +306,9 @@ class RoleGrants:
 
 def _period(connection: Connection, new: NewRoleGrant) -> tuple[datetime, datetime | None]:
     """Raises: InvalidValue."""
-    now = connection.execute(select(func.now())).scalar_one()
-    starts_at = new.starts_at or now
-    if new.ends_at is not None and new.ends_at <= max(now, starts_at):
+    now: datetime = connection.execute(select(func.now())).scalar_one()
+    starts_at = max(new.starts_at or now, now)  # nobody had a role before somebody gave it
+    if new.ends_at is not None and new.ends_at <= starts_at:
         raise InvalidValue("a role ends after it starts, and not before now")
     if new.deputy_of is not None and new.ends_at and new.ends_at - starts_at > MAX_DEPUTY:
         raise InvalidValue(f"a deputy acts for at most {MAX_DEPUTY.days} days")

@@ -7,22 +7,23 @@ reach; so later on a row without a seal is refused, whatever the tables say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
+from uuid import UUID
 
-from sqlalchemy import Connection, Select, exists, literal, select, text
+from sqlalchemy import Connection, Row, Select, delete, exists, literal, select, text
 
 from keymgmt.provider import KeyProvider, Purpose
 from vault.access.authorise import require
 from vault.access.findings import Findings, FoundBy, SealBroken
 from vault.access.policy import Action
 from vault.access.seal_keys import SealKeys, SealsLost
-from vault.access.sealed_rows import FOLLOWERS, PRINCIPALS, SEALED, SealedTable
+from vault.access.sealed_rows import FOLLOWERS, PRINCIPALS, SEALED, SESSIONS, SealedTable
 from vault.access.seals import PerhapsStale, Seals, unreadable
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
-from vault.database import SharedDatabase
-from vault.tables import api_keys, principals
+from vault.database import ServiceDatabase
+from vault.tables import api_keys, principals, sessions
 
 _ALONE: Final = 0x7365_616C
 """Advisory lock (PostgreSQL 18 manual, §13.3.5): one process at a time takes rows over, or moves them."""
@@ -35,7 +36,7 @@ class SealUpkeep:
 
     def __init__(
         self,
-        database: SharedDatabase,
+        database: ServiceDatabase,
         provider: KeyProvider,
         keys: SealKeys,
         seals: Seals,
@@ -156,14 +157,16 @@ class SealUpkeep:
     def _take_over(self, connection: Connection, *, everything: bool) -> None:
         taken = {}
         epochs = {row.id: row.authority_epoch for row in connection.execute(_EPOCHS)}
-        for table in (PRINCIPALS, *FOLLOWERS):  # sessions are begun anew instead
+        for table in SEALED if everything else (PRINCIPALS, *FOLLOWERS):
+            if table is SESSIONS:  # begun anew instead
+                connection.execute(delete(sessions))
+                continue
             query = select(table.table).order_by(table.table.c.id).with_for_update()
             if not everything:
                 query = query.where(table.table.c.seal_key_id.is_(None))
             rows = connection.execute(query).fetchall()
             for found in rows:
-                epoch = epochs[found.principal_id if table.follows_principal else found.id]
-                self._seals.change(connection, table, found, authority_epoch=epoch)
+                self._seals.change(connection, table, found, **_epoch(table, found, epochs))
             taken[table.name] = len(rows)
         if any(taken.values()):
             detail = {**taken, "by": "operator" if everything else "first start"}
@@ -197,6 +200,13 @@ def _with_epoch(table: SealedTable) -> Select[Any]:
     return select(*table.sealed_columns(), principals.c.authority_epoch.label("epoch")).join(
         principals, table.table.c.principal_id == principals.c.id
     )
+
+
+def _epoch(table: SealedTable, found: Row[Any], epochs: Mapping[UUID, int]) -> dict[str, int]:
+    """The epoch that a row is to be of; nothing where a table knows none."""
+    if table is not PRINCIPALS and not table.follows_principal:
+        return {}
+    return {"authority_epoch": epochs[found.principal_id if table.follows_principal else found.id]}
 
 
 _EPOCHS: Final = select(principals.c.id, principals.c.authority_epoch)

@@ -124,10 +124,13 @@ class Seals:
         return {"seal": key.seal(message), "seal_key_id": key.id}
 
     def locked_principal(self, connection: Connection, principal_id: UUID) -> Row[Any]:
-        """A principal that bears its seal, locked. Raises: NotFound, SealBroken."""
-        found = connection.execute(
-            select(principals).where(principals.c.id == principal_id).with_for_update()
-        ).one_or_none()
+        """A principal that bears its seal, locked. Raises: NotFound, SealBroken.
+
+        Rows that refer to it may be written meanwhile: two who each change the other, and say by whom, would
+        otherwise wait for each other for ever.
+        """
+        query = select(principals).where(principals.c.id == principal_id)
+        found = connection.execute(query.with_for_update(key_share=True)).one_or_none()
         if found is None:
             raise NotFound("principal")
         self.check(PRINCIPALS.row_from(found))

@@ -37,9 +37,10 @@ from sqlalchemy import (
 from vault.access.authorise import require
 from vault.access.credentials import CredentialRefused
 from vault.access.findings import Findings, SealBroken
+from vault.access.holders import roles_of
 from vault.access.policy import Action, Caller
-from vault.access.roles import HeldRole, Role
-from vault.access.sealed_rows import PRINCIPALS, ROLE_GRANTS, SESSIONS
+from vault.access.roles import HeldRole
+from vault.access.sealed_rows import PRINCIPALS, SESSIONS
 from vault.access.seals import PerhapsStale, Seals, unreadable
 from vault.access.tokens import Token, TokenKind, make_token, parse_token
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
@@ -47,7 +48,7 @@ from vault.database import SharedDatabase
 from vault.errors import CredentialRevoked, NotFound, OtherIdentity
 from vault.model import Page
 from vault.paging import Listing, PageRequest
-from vault.tables import principals, role_grants, sessions
+from vault.tables import principals, sessions
 
 LIFETIME: Final = timedelta(hours=12)
 IDLE: Final = timedelta(minutes=30)
@@ -260,17 +261,8 @@ class Sessions:
         )
         return rows[0]
 
-    def _roles(self, known: Row[Any], session_id: str) -> tuple[HeldRole, ...]:
-        """The roles that count now; one that does not bear its seal is none, and a finding."""
-        rows = self._database.execute(ROLES_IN_FORCE, {"principal": known.id})
-        if any(row.principal_epoch != known.authority_epoch for row in rows):
-            raise CredentialRefused("superseded", session_id)
-        sound = [
-            row
-            for row in rows
-            if self._seals.is_sound(ROLE_GRANTS.row_from(row), row.principal_epoch)
-        ]
-        return tuple(map(held_role, sound))
+    def _roles(self, principal_id: UUID, epoch: int) -> tuple[HeldRole, ...]:
+        return roles_of(self._database.execute, self._seals, principal_id, epoch)
 
     def _refused(self, broken: SealBroken, session_id: str) -> CredentialRefused:
         self._findings.remember(broken)
@@ -289,11 +281,6 @@ class Sessions:
         if row is not None:
             self._seals.check(SESSIONS.row_from(row))
         return row
-
-
-def held_role(row: Row[Any]) -> HeldRole:
-    """A row of role grants as the policy knows it."""
-    return HeldRole(Role(row.role), row.department, row.class_name, row.deputy_of)
 
 
 def _caller_of(principal: Row[Any], session: Row[Any]) -> Caller:
@@ -354,39 +341,6 @@ _AUTHENTICATE: Final = (
     .join(principals, sessions.c.principal_id == principals.c.id)
     .where(sessions.c.id == bindparam("session"))
 )
-
-_other = role_grants.alias("other")
-
-
-def _in_force(table: Any) -> Any:
-    return (
-        table.c.revoked_at.is_(None)
-        & (table.c.starts_at <= func.now())
-        & or_(table.c.ends_at.is_(None), table.c.ends_at > func.now())
-    )
-
-
-ROLES_IN_FORCE: Final = select(
-    role_grants, principals.c.authority_epoch.label("principal_epoch")
-).where(
-    principals.c.id == role_grants.c.principal_id,
-    role_grants.c.principal_id == bindparam("principal"),
-    _in_force(role_grants),
-    or_(
-        role_grants.c.deputy_of.is_(None),
-        # A deputy may no more than whom they stand in for.
-        select(literal(1))
-        .where(
-            _other.c.person_id == role_grants.c.deputy_of,
-            _other.c.role == role_grants.c.role,
-            _other.c.department.is_not_distinct_from(role_grants.c.department),
-            _other.c.deputy_of.is_(None),
-            _in_force(_other),
-        )
-        .exists(),
-    ),
-)
-"""The role grants of a `:principal` that count now, with the principal's epoch of the same moment."""
 
 _SESSIONS = Listing[Row[Any]](
     name="sessions",

@@ -6,18 +6,22 @@ The first start makes a principal with the scope `admin`. Nobody without that sc
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
+from uuid import UUID
 
-from sqlalchemy import Connection, distinct, func, or_, select
+from sqlalchemy import Connection, func, select
 
 from vault.access.authorise import require
+from vault.access.findings import SealBroken
+from vault.access.holders import holders
 from vault.access.policy import Action, Scope
 from vault.access.roles import Role
 from vault.access.seals import Seals
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.database import SharedDatabase
-from vault.errors import NotFound, SetupIncomplete
-from vault.tables import principals, role_grants
+from vault.errors import SetupIncomplete
+from vault.tables import principals
 
 NEEDED: Final = {Role.SECURITY_ADMINISTRATOR: 2, Role.IT_OPERATIONS: 1, Role.AUDITOR: 1}
 """How many people carry on afterwards. Two security administrators: a dangerous role takes two people."""
@@ -38,35 +42,35 @@ class Setup:
             SetupIncomplete: nobody would be there to carry on.
         """
         require(actor.caller, Action.SETUP_CLOSE)
-        is_administrator = principals.c.scopes.contains([Scope.ADMIN.value])
-        query = select(principals.c.id).where(is_administrator, principals.c.disabled_at.is_(None))
-        broken = self._seals.refusing(NotFound("principal"))
-        with broken, self._database.transaction() as connection:
-            if any(_people(connection, role) < count for role, count in NEEDED.items()):
+        with self._database.transaction() as connection:
+            if any(_people(connection, self._seals, r) < count for r, count in NEEDED.items()):
                 raise SetupIncomplete
             # The event first: the one who closes it writes no more afterwards.
             record(connection, AccessEvent(EventType.SETUP_CLOSED, actor))
-            found = connection.execute(query.order_by(principals.c.id)).scalars().all()
-            now = connection.execute(select(func.now())).scalar_one()
-            for principal_id in found:
-                row = self._seals.locked_principal(connection, principal_id)
-                self._seals.change_principal(connection, row, disabled_at=now)
-        return len(found)
+            return self._disable_all(connection)
+
+    def _disable_all(self, connection: Connection) -> int:
+        """Looks again until there is none left: one may have been added until the locks were ours."""
+        met: set[UUID] = set()
+        disabled = 0
+        while found := set(connection.execute(_ADMINISTRATORS).scalars()) - met:
+            for principal_id in sorted(found):
+                # One that does not bear its seal does nothing anyway.
+                with suppress(SealBroken):
+                    row = self._seals.locked_principal(connection, principal_id)
+                    if row.disabled_at is None:
+                        now = connection.execute(select(func.now())).scalar_one()
+                        self._seals.change_principal(connection, row, disabled_at=now)
+                        disabled += 1
+            met |= found
+        return disabled
 
 
-def _people(connection: Connection, role: Role) -> int:
+def _people(connection: Connection, seals: Seals, role: Role) -> int:
     """How many people hold a role now."""
-    columns = role_grants.c
-    query = (
-        select(func.count(distinct(columns.person_id)))
-        .join(principals, columns.principal_id == principals.c.id)
-        .where(
-            columns.role == role.value,
-            columns.revoked_at.is_(None),
-            columns.starts_at <= func.now(),
-            or_(columns.ends_at.is_(None), columns.ends_at > func.now()),
-            principals.c.disabled_at.is_(None),
-        )
-    )
-    count: int = connection.execute(query).scalar_one()
-    return count
+    return len({row.person_id for row in holders(connection, seals, role)})
+
+
+_ADMINISTRATORS: Final = select(principals.c.id).where(
+    principals.c.scopes.contains([Scope.ADMIN.value]), principals.c.disabled_at.is_(None)
+)
