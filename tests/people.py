@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 from sqlalchemy import Connection, select
@@ -14,7 +14,7 @@ from typing_extensions import override
 from tests.running import RunningService
 from vault.access.approvals import Target
 from vault.access.grants import Grants
-from vault.access.policy import Action, Caller
+from vault.access.policy import RULES, Action, Caller
 from vault.access.role_grants import NewRoleGrant, RoleGrants
 from vault.access.roles import Role
 from vault.access.sealed_rows import SESSIONS
@@ -114,3 +114,53 @@ def caller_of(service: RunningService, person: Person) -> Caller:
     """The person as a flow sees them."""
     token = person.client.headers["Authorization"].removeprefix("Bearer ")
     return service.services.sessions.authenticate(token)
+
+
+def ask(client: httpx.Client, action: Action, target: Target, **given: Any) -> dict[str, Any]:
+    """Ask for an approval."""
+    purpose = min(RULES[action].purposes)
+    body = {
+        "action": action,
+        "target": dict(target),
+        "purpose": purpose,
+        "reason": "a test needs it",
+        **given,
+    }
+    answer = client.post("/v1/approvals", json=body)
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def decide(client: httpx.Client, approval: dict[str, Any], what: str = "approve") -> httpx.Response:
+    """Approve or deny a request."""
+    return client.post(f"/v1/approvals/{approval['id']}/{what}", json={})
+
+
+def approved(
+    client: httpx.Client, by: Person, action: Action, target: Target, **given: Any
+) -> dict[str, Any]:
+    """Ask for an approval, and have somebody give it."""
+    answer = decide(by.client, ask(client, action, target, **given))
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def exporter(service: RunningService, department: str = "demo") -> str:
+    """The token of an application that may export keys, for which a person is responsible."""
+    name = f"exit-{uuid4().hex[:8]}"
+    clerk = add_person(service, f"{name}-owner")
+    new = {"name": name, "scopes": ["export-keys"], "department": department}
+    added = service.admin.post("/v1/principals", json={**new, "responsible": clerk["id"]})
+    assert added.status_code == 201, added.text
+    issued = service.admin.post("/v1/api-keys", json={"principal_id": added.json()["id"]})
+    return str(issued.json()["token"])
+
+
+def let_export(service: RunningService, client: httpx.Client, document: dict[str, Any]) -> None:
+    """Ask for the export of a document's first key, and have the head of its department approve it."""
+    where = document["department"]
+    head = person(service, f"head-{uuid4().hex[:8]}", [(Role.DEPARTMENT_HEAD, where)])
+    target = {"document": document["id"], "version": "1"}
+    approved(client, head, Action.KEY_EXPORT, target)

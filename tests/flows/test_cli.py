@@ -17,6 +17,7 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from api.cli import app
+from tests import people
 from tests.api.helpers import upload
 from tests.api.test_damage import flip, object_file
 from tests.people import person
@@ -288,13 +289,13 @@ def test_a_job_can_be_left_stopped_and_resumed(admin: Cli, service: RunningServi
     assert admin.json("job", "show", job["id"])["state"] == "done"
 
 
-def test_an_exported_key_goes_into_a_new_private_file(
-    admin: Cli, demo: Cli, service: RunningService
+def test_an_exported_key_goes_into_a_new_private_file_once_it_is_approved(
+    demo: Cli, service: RunningService
 ) -> None:
     Path("one").write_bytes(b"1")
     document = demo.json("put", "one")
-    new = admin.json("principal", "add", "exit", "--scope", "export-keys", "--department", "demo")
-    exporter = Cli(service.url, admin.json("api-key", "issue", new["id"])["token"])
+    token = people.exporter(service)
+    exporter = Cli(service.url, token)
     words = ("key", "export-dek", document["id"], "--version", "1", "-o", "key.json")
     demo.run(*words, exit_code=1)
     exporter.run(*words, exit_code=1)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from tests import people
 from tests.api.helpers import upload
 from tests.api.test_damage import object_file
 from tests.running import RunningService
@@ -24,14 +25,12 @@ READER = Path(__file__).parents[2] / "docs" / "reader.py"
 @pytest.fixture
 def exporter(service: RunningService) -> str:
     """An API key that may export keys of the department demo, and nothing else."""
-    new = {"name": "exit", "scopes": ["export-keys"], "department": "demo"}
-    principal = service.admin.post("/v1/principals", json=new).json()
-    issued = service.admin.post("/v1/api-keys", json={"principal_id": principal["id"]}).json()
-    return str(issued["token"])
+    return people.exporter(service)
 
 
 def export(service: RunningService, key: str, document: dict[str, Any]) -> dict[str, Any]:
     with service.client(key) as client:
+        people.let_export(service, client, document)
         answer = client.post(f"/v1/documents/{document['id']}/versions/1/export-key")
     assert answer.status_code == 200, answer.text
     exported: dict[str, Any] = answer.json()
@@ -77,18 +76,19 @@ def test_the_reader_writes_nothing_of_a_damaged_segment(
     assert b"Traceback" not in done.stderr
 
 
-def test_an_export_needs_its_own_scope_and_department_and_leaves_an_event(
+def test_an_export_needs_its_own_scope_department_and_approval_and_leaves_an_event(
     service: RunningService, exporter: str
 ) -> None:
     document = upload(service.demo, b"x")
     path = f"/v1/documents/{document['id']}/versions/1/export-key"
     assert service.demo.post(path).status_code == 403
     assert service.admin.post(path).status_code == 403
-    foreign = {"name": "foreign", "scopes": ["export-keys"], "department": "other"}
-    principal = service.admin.post("/v1/principals", json=foreign).json()
-    issued = service.admin.post("/v1/api-keys", json={"principal_id": principal["id"]}).json()
-    with service.client(issued["token"]) as client:
+    with service.client(people.exporter(service, "other")) as client:
         assert client.post(path).status_code == 404
+    with service.client(exporter) as client:
+        refused = client.post(path)
+        assert refused.status_code == 403
+        assert refused.json()["type"].endswith("approval-needed")
     export(service, exporter, document)
     with service.services.database.as_service().transaction() as connection:
         kinds = connection.execute(text("SELECT type FROM access_events")).scalars().all()

@@ -57,7 +57,7 @@ class ApprovalUpkeep:
         return LookedAfter(expired, escalated)
 
     def open_by_action(self) -> dict[Action, int]:
-        """How many wait to be decided, of every action that takes an approval. Raises: DatabaseUnavailable."""
+        """How many wait to be decided, of every action that takes one. Raises: DatabaseUnavailable."""
         query = (
             select(approvals.c.action, func.count().label("open"))
             .where(approvals.c.state == ApprovalState.REQUESTED.value)

@@ -30,7 +30,7 @@ from vault.access.sealed_rows import APPROVALS, GRANTS, PRINCIPALS
 from vault.access.seals import Seals
 from vault.access.sight import context_of, is_head, seen_by
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
-from vault.database import Database
+from vault.database import Database, DuplicateRow
 from vault.errors import ApprovalOver, InvalidValue, NotAllowed, NotFound
 from vault.model import Page
 from vault.names import display_text
@@ -207,31 +207,11 @@ class Approvals:
         require(actor.caller, Action.APPROVAL_DECIDE)
         if comment is not None:
             comment = display_text(comment, "comment", MAX_REASON_CHARACTERS)
-        broken = self._seals.refusing(NotFound("approval"))
-        with broken, self._database.transaction(context_of(actor.caller)) as connection:
-            row = self._locked(connection, actor.caller, approval_id)
-            deciding = _deciding_role(actor.caller, row)
-            self._refuse_if_about(connection, actor.caller, row)
-            now = connection.execute(select(func.now())).scalar_one()
-            if row.state != ApprovalState.REQUESTED or row.decide_before <= now:
-                raise ApprovalOver(row.state if row.state != "requested" else "expired")
-            state = ApprovalState.APPROVED if approved else ApprovalState.DENIED
-            decided = self._seals.change(
-                connection,
-                APPROVALS,
-                row,
-                state=state.value,
-                decided_by=actor.caller.principal_id,
-                decided_person=actor.caller.person_id,
-                decided_for=deciding.deputy_of,
-                decided_at=now,
-                comment=comment,
-            )
-            grant_id = self._give(connection, decided, now) if approved else None
-            kind = EventType.APPROVAL_APPROVED if approved else EventType.APPROVAL_DENIED
-            self._record(connection, kind, actor, decided, by=str(deciding.role))
-            self._announce(connection, NoticeKind.APPROVAL_DECIDED, row.id)
-        return _approval(decided, grant_id)
+        try:
+            with self._seals.refusing(NotFound("approval")):
+                return self._decide(actor, approval_id, approved, comment)
+        except DuplicateRow:  # a grant that SQL put in the place of its own
+            raise ApprovalOver(ApprovalState.APPROVED) from None
 
     def withdraw(self, actor: Actor, approval_id: UUID) -> Approval:
         """Take a request of one's own back. Raises: NotFound, ApprovalOver."""
@@ -278,6 +258,34 @@ class Approvals:
         sound = [row for row in page.items if self._seals.is_sound(APPROVALS.row_from(row))]
         shown = tuple(_approval(row, row.grant_id) for row in sound)
         return Page(shown, page.next_page_token)
+
+    def _decide(
+        self, actor: Actor, approval_id: UUID, approved: bool, comment: str | None
+    ) -> Approval:
+        with self._database.transaction(context_of(actor.caller)) as connection:
+            row = self._locked(connection, actor.caller, approval_id)
+            deciding = _deciding_role(actor.caller, row)
+            self._refuse_if_about(connection, actor.caller, row)
+            now = connection.execute(select(func.now())).scalar_one()
+            if row.state != ApprovalState.REQUESTED or row.decide_before <= now:
+                raise ApprovalOver(row.state if row.state != "requested" else "expired")
+            state = ApprovalState.APPROVED if approved else ApprovalState.DENIED
+            decided = self._seals.change(
+                connection,
+                APPROVALS,
+                row,
+                state=state.value,
+                decided_by=actor.caller.principal_id,
+                decided_person=actor.caller.person_id,
+                decided_for=deciding.deputy_of,
+                decided_at=now,
+                comment=comment,
+            )
+            grant_id = self._give(connection, decided, now) if approved else None
+            kind = EventType.APPROVAL_APPROVED if approved else EventType.APPROVAL_DENIED
+            self._record(connection, kind, actor, decided, by=str(deciding.role))
+            self._announce(connection, NoticeKind.APPROVAL_DECIDED, row.id)
+        return _approval(decided, grant_id)
 
     def _owner_of(self, action: Action) -> OwnerOf:
         """Raises: InvalidValue."""
@@ -368,7 +376,8 @@ def _require_somebody_responsible(caller: Caller) -> None:
     """
     if caller.person_id is None and Scope.ADMIN not in caller.scopes:
         raise NotAllowed(
-            "an application asks for an approval only if a person is responsible for it; add one that says who"
+            "an application asks for an approval only if a person is responsible for it; add one that has"
+            " somebody"
         )
 
 

@@ -1,8 +1,8 @@
 """Grants: what an approval gave, used up by the act it was given for.
 
-A use locks a grant that still counts, and is one `UPDATE … RETURNING` in the transaction of the act and its
-event: of any number of uses at once as many succeed as the grant has, and a use that comes to nothing is given
-back by the rollback.
+A use locks a grant that still counts, and is one `UPDATE … RETURNING` in the transaction of the act and
+its event: of any number of uses at once as many succeed as the grant has, and a use that comes to nothing is
+given back by the rollback.
 """
 
 from __future__ import annotations
@@ -161,8 +161,9 @@ def _how_to_ask(action: Action, target: Target) -> str:
     decided_by = RULES[action].decided_by
     parts = " and ".join(f"'{name}'" for name in sorted(target))
     return (
-        f"{action} takes an approval by somebody else with the role '{decided_by}': ask with POST /v1/approvals, "
-        f"or `strongroom approval request`, for a target of {parts}, and do it again once it is approved"
+        f"{action} takes an approval by somebody else with the role '{decided_by}': ask with "
+        f"POST /v1/approvals, or `strongroom approval request`, for a target of {parts}, "
+        "and do it again once it is approved"
     )
 
 
