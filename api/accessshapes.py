@@ -9,15 +9,19 @@ from uuid import UUID
 from pydantic import Field
 
 from api.shapes import Fields, Given
+from vault.access.conflicts import ConflictKind
 from vault.access.findings import Finding, FindingKind, FoundBy
 from vault.access.policy import Action
 
 
 class ExplainShape(Given):
-    """An act to explain. `who`: a principal's id or name, or an API key's id."""
+    """An act to explain. `who`: a principal's id or name, or an API key's id. `what`: a department or a
+    document's id; `department` says the first only.
+    """
 
     who: Annotated[str, Field(min_length=1, max_length=64)]
     action: Action
+    what: Annotated[str | None, Field(max_length=64)] = None
     department: Annotated[str | None, Field(max_length=64)] = None
 
 
@@ -32,6 +36,16 @@ class ExplanationShape(Fields):
     api_key_id: str | None
     action: Action
     department: str | None
+
+
+class ConflictShape(Fields):
+    """What no constraint forbids. `principals`: whom it is about; `words`: what is wrong, and what to do."""
+
+    kind: ConflictKind
+    principals: list[UUID]
+    person_id: UUID | None
+    department: str | None
+    words: str
 
 
 class FindingShape(Fields):

@@ -18,6 +18,7 @@ from replication.verify import Verify
 from vault.access.api_keys import ApiKeys
 from vault.access.approval_upkeep import ApprovalUpkeep
 from vault.access.approvals import Approvals
+from vault.access.conflicts import Conflicts
 from vault.access.departments import Departments
 from vault.access.explain import Explanations
 from vault.access.findings import Findings
@@ -93,6 +94,7 @@ class Services:
     seal_upkeep: SealUpkeep
     findings: Findings
     explanations: Explanations
+    conflicts: Conflicts
     classes: Classes
     documents: Documents
     upload_rows: UploadRows

@@ -35,6 +35,7 @@ from vault.access import api_keys, identities, role_grants
 from vault.access.api_keys import ApiKeys
 from vault.access.approval_upkeep import ApprovalUpkeep
 from vault.access.approvals import Approvals
+from vault.access.conflicts import Conflicts
 from vault.access.departments import Departments
 from vault.access.explain import Explanations
 from vault.access.findings import Findings
@@ -167,6 +168,7 @@ class Wiring:
             ),
             findings=self._findings,
             explanations=Explanations(self._service, self._seals),
+            conflicts=Conflicts(self._shared, self._seals),
             classes=self._classes,
             documents=Documents(self._database, self._classes),
             upload_rows=self._given.upload_rows,

@@ -258,8 +258,8 @@ def test_an_own_request_is_not_approved_by_a_deputy(service: RunningService) -> 
     assert refused.status_code == 403
     assert "a deputy does not decide" in refused.json()["detail"]
     manager = person(service, "manager", MANAGER)
-    given = decide(client, ask(manager.client, Action.KEY_EXPORT, target))
-    assert given.json()["decided_for"] == str(both.person_id)
+    decided = decide(client, ask(manager.client, Action.KEY_EXPORT, target)).json()
+    assert decided["decided_for"] == str(both.person_id)
 
 
 def test_an_own_request_is_not_approved_through_an_api_key(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import Engine, text
@@ -11,16 +13,22 @@ from api import auth
 from tests.api.helpers import upload
 from tests.api.test_callers import issue
 from tests.flows.test_cli import Cli
+from tests.people import add_person, department, grant, person
 from tests.running import RunningService
 from vault.access.policy import Action
+from vault.access.roles import Role
 
 pytestmark = pytest.mark.parametrize("kms", ["keyring"], indirect=True)
 
 
 def explain(
-    service: RunningService, who: str, action: str, department: str | None = None
+    service: RunningService,
+    who: str,
+    action: str,
+    department: str | None = None,
+    what: str | None = None,
 ) -> dict[str, Any]:
-    body = {"who": who, "action": action, "department": department}
+    body = {"who": who, "action": action, "department": department, "what": what}
     answer = service.admin.post("/v1/access/explain", json=body)
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
@@ -82,6 +90,82 @@ def test_nobody_known_and_actions_that_are_none_are_refused(service: RunningServ
     assert service.admin.post("/v1/access/explain", json=wrong).status_code == 422
 
 
+def test_a_person_is_judged_by_the_roles_that_count_now(service: RunningService) -> None:
+    clerk = person(service, "clerk", [(Role.STAFF, "sales")])
+    later = datetime.now(UTC) + timedelta(days=3)  # noqa: TID251
+    department(service, "credit")
+    grant(service, clerk.id, Role.ARCHIVE_MANAGER, department="sales", starts_at=later)
+    grant(service, clerk.id, Role.STAFF, department="credit", starts_at=later)
+    for who in ("clerk", str(clerk.id)):
+        found = explain(service, who, "document.read", what="sales")
+        assert (found["allowed"], found["department"], found["api_key_id"]) == (True, "sales", None)
+        assert found["rule"].endswith("by the role 'staff' in the department 'sales'")
+    assert explain(service, "clerk", "document.read")["rule"].endswith("'sales' only")
+    needs = explain(service, "clerk", "document.bin", "sales")
+    assert needs["rule"] == "document.bin needs the role 'archive_manager'"
+    hidden = explain(service, "clerk", "document.read", "credit")
+    assert (hidden["allowed"], hidden["visible"]) == (False, False)
+    add_person(service, "nobody-yet")
+    assert not explain(service, "nobody-yet", "document.read")["allowed"]
+
+
+def test_a_step_up_and_an_approval_are_named_as_conditions(service: RunningService) -> None:
+    person(service, "security", [(Role.SECURITY_ADMINISTRATOR, None)], stepped_up=False)
+    person(service, "manager", [(Role.ARCHIVE_MANAGER, "demo")])
+    role = explain(service, "security", "role.grant")
+    assert role["allowed"]
+    approval = ", with an approval by the role 'security_administrator', after a step-up"
+    assert role["rule"].endswith(approval)
+    exported = explain(service, "manager", "key.export", what="demo")["rule"]
+    assert exported.endswith("with an approval by the role 'department_head'")
+
+
+def test_about_a_document_it_knows_department_class_and_holds_and_tells_only_the_decision(
+    service: RunningService,
+) -> None:
+    service.admin.post("/v1/classes", json={"name": "contracts"})
+    document = upload(service.demo, b"x", params={"class": "contracts"})["id"]
+    security = person(service, "security", [(Role.SECURITY_ADMINISTRATOR, None)])
+    person(service, "manager", [(Role.ARCHIVE_MANAGER, "demo")])
+    person(service, "other", [(Role.ARCHIVE_MANAGER, "sales")])
+    narrow = add_person(service, "narrow")
+    of_class = {"department": "demo", "class_name": "general"}
+    grant(service, UUID(narrow["id"]), Role.STAFF, **of_class)
+
+    def asked(who: str, action: str, what: str = document) -> dict[str, Any]:
+        body = {"who": who, "action": action, "what": what}
+        found: dict[str, Any] = security.client.post("/v1/access/explain", json=body).json()
+        return found
+
+    allowed = asked("manager", "document.bin")
+    assert allowed["rule"] == "document.bin is allowed by the role 'archive_manager'"
+    assert (allowed["allowed"], allowed["department"]) == (True, None)
+    assert "demo" not in str(allowed)
+    assert "contracts" not in str(allowed)
+    assert asked("other", "document.read")["visible"] is False
+    assert asked("narrow", "document.read")["allowed"] is False
+    assert asked("demo", "document.read")["allowed"] is True
+    service.admin.post("/v1/holds", json={"document_id": document, "reason": "a court"})
+    held = asked("manager", "document.bin")
+    assert (held["allowed"], held["rule"]) == (False, "a legal hold lies on the document")
+    assert asked("manager", "document.read")["allowed"] is True
+    missing = asked("manager", "document.read", "00000000-0000-4000-8000-000000000000")
+    assert missing["status"] == 404
+
+
+def test_a_person_whose_role_sql_wrote_is_not_explained(
+    service: RunningService, owner: Engine
+) -> None:
+    clerk = person(service, "clerk", [(Role.STAFF, "sales")])
+    with owner.begin() as connection:
+        connection.execute(text("UPDATE role_grants SET role = 'department_head'"))
+    body = {"who": "clerk", "action": "document.read"}
+    assert service.admin.post("/v1/access/explain", json=body).status_code == 404
+    (finding,) = service.admin.get("/v1/access/findings").json()["items"]
+    assert finding["subject"] == "role_grants"
+    assert clerk.client.get("/v1/whoami").status_code == 401
+
+
 def test_it_needs_a_permission_of_its_own(service: RunningService) -> None:
     body = {"who": "administrator", "action": "document.read"}
     refused = service.demo.post("/v1/access/explain", json=body)
@@ -124,6 +208,11 @@ def test_the_command_line_says_it_in_words_and_lists_every_action(
     said = cli.run("access", "explain", "demo", "document.read", "--department", "demo").stdout
     assert "allowed" in said
     assert "document.read is allowed by the scope 'read'" in said
+    assert "allowed" in cli.run("access", "explain", "demo", "document.read", "demo").stdout
+    document = upload(service.demo, b"x")["id"]
+    assert "allowed" in cli.run("access", "explain", "demo", "document.read", document).stdout
+    twice = ("access", "explain", "demo", "document.read", "demo", "--department", "demo")
+    assert "once" in cli.run(*twice, exit_code=2).stderr
     hidden = cli.run("access", "explain", "demo", "document.read", "--department", "hr").stdout
     assert "refused, as if it did not exist" in hidden
     assert cli.json("access", "explain", "demo", "class.add")["allowed"] is False
