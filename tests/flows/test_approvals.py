@@ -1122,3 +1122,15 @@ def test_a_new_seal_key_takes_approvals_and_grants_along(
     assert service.services.seal_upkeep.look_at_all() == 0
     assert leaving.export().status_code == 200
     assert decide(leaving.head.client, asked).status_code == 200
+
+
+def test_adopting_the_rows_of_a_restored_vault_takes_approvals_along_and_ends_sessions(
+    service: RunningService, leaving: Exit
+) -> None:
+    leaving.approved()
+    asked = leaving.ask()
+    service.services.seal_upkeep.prepare(lambda: None, adopt=True)
+    assert service.services.seal_upkeep.look_at_all() == 0
+    assert leaving.head.client.get("/v1/whoami").status_code == 401
+    assert leaving.export().status_code == 200
+    assert decide(sign_in(service, leaving.head.id), asked).status_code == 200
