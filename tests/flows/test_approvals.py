@@ -1134,3 +1134,31 @@ def test_adopting_the_rows_of_a_restored_vault_takes_approvals_along_and_ends_se
     assert leaving.head.client.get("/v1/whoami").status_code == 401
     assert leaving.export().status_code == 200
     assert decide(sign_in(service, leaving.head.id), asked).status_code == 200
+
+
+def test_decisions_uses_and_roles_go_on_while_seals_are_moved(
+    service: RunningService, leaving: Exit
+) -> None:
+    """All of them lock principals, approvals and grants: never in an order that two wait for each other."""
+    leaving.approved(uses=8)
+    asked = [leaving.ask() for _ in range(8)]
+    people = [add_person(service, f"person-{number}")["id"] for number in range(8)]
+
+    def give(principal_id: str) -> int:
+        body = {"principal_id": principal_id, "role": "staff", "department": "demo"}
+        return service.admin.post("/v1/role-grants", json=body).status_code
+
+    def rotate() -> int:
+        return service.admin.post("/v1/keys/seal/rotate").status_code
+
+    with ThreadPoolExecutor(12) as pool:
+        rotated = [pool.submit(rotate) for _ in range(3)]
+        decided = [pool.submit(decide, leaving.head.client, each) for each in asked]
+        used = [pool.submit(leaving.export) for _ in range(8)]
+        given = [pool.submit(give, each) for each in people]
+    assert {each.result() for each in rotated} == {201}
+    assert {each.result().status_code for each in decided} == {200}
+    assert {each.result().status_code for each in used} == {200}
+    assert {each.result() for each in given} == {201}
+    assert service.services.seal_upkeep.look_at_all() == 0
+    assert findings(service) == set()

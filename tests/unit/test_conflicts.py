@@ -84,16 +84,18 @@ def test_who_answers_for_an_application_has_no_other_duty(
     person_id = uuid4()
     department = "sales" if role in (Role.STAFF, Role.DEPARTMENT_HEAD) else None
     app = application(scope, responsible=person_id)
-    conflicts = found([app], [Holding(uuid4(), person_id, role, department)])
+    conflicts = found([app, someone(person_id)], [Holding(uuid4(), person_id, role, department)])
     assert [(each.kind, each.principals) for each in conflicts] == (
         [(kind, (app.id,))] if kind else []
     )
 
 
-def test_an_application_that_nobody_answers_for() -> None:
+def test_an_application_that_nobody_answers_for_or_somebody_who_left() -> None:
     app = application(Scope.READ)
-    (conflict,) = found([app], [])
-    assert (conflict.kind, conflict.principals) == (ConflictKind.NOBODY_RESPONSIBLE, (app.id,))
+    left = application(Scope.READ, responsible=uuid4())
+    conflicts = found([app, left], [])
+    assert {conflict.kind for conflict in conflicts} == {ConflictKind.NOBODY_RESPONSIBLE}
+    assert [conflict.principals for conflict in conflicts] == [(app.id,), (left.id,)]
 
 
 def test_several_accounts_of_one_person_and_a_deputy_of_nobody() -> None:

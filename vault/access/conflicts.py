@@ -174,12 +174,17 @@ def _of_applications(
     duties: dict[UUID, set[Duty]] = defaultdict(set)
     for held in holdings:
         duties[held.person_id].add(DUTY_OF[held.role])
+    people = {account.person_id for account in accounts if account.is_person}
     for account in accounts:
         if account.is_person or Scope.ADMIN in account.scopes:
             continue
         if account.person_id is None:
             words = "nobody is responsible for the application, so it gets no approval"
             yield Conflict(ConflictKind.NOBODY_RESPONSIBLE, (account.id,), None, None, words)
+        elif account.person_id not in people:
+            words = "whoever was responsible for the application has no account any more"
+            kind = ConflictKind.NOBODY_RESPONSIBLE
+            yield Conflict(kind, (account.id,), account.person_id, None, words)
         else:
             yield from _of_responsible(account, account.person_id, duties[account.person_id])
 

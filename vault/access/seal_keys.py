@@ -56,9 +56,11 @@ class SealKeys:
 
         Raises: SealsLost, KeyServiceUnavailable.
         """
-        row = connection.execute(
-            select(seal_keys).where(seal_keys.c.retired_at.is_(None)).with_for_update(read=True)
-        ).one_or_none()
+        query = select(seal_keys).where(seal_keys.c.retired_at.is_(None)).with_for_update(read=True)
+        row = connection.execute(query).one_or_none()
+        # Whoever waited for a rotation finds the old key retired, and does not see the new one yet.
+        while row is None and self.is_there(connection):
+            row = connection.execute(query).one_or_none()
         key = row and (self._opened.get(row.id) or self._open(row))
         if not key:
             raise SealsLost

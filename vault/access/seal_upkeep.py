@@ -146,7 +146,7 @@ class SealUpkeep:
     def _move(self, connection: Connection, table: SealedTable, retired: list[str]) -> None:
         columns = table.table.c
         query = select(table.table).where(columns.seal_key_id.in_(retired)).order_by(columns.id)
-        for found in connection.execute(query.with_for_update()).fetchall():
+        for found in connection.execute(query.with_for_update(key_share=True)).fetchall():
             try:
                 self._seals.check(table.row_from(found))
             except SealBroken as exc:
@@ -161,7 +161,8 @@ class SealUpkeep:
             if table is SESSIONS:  # begun anew instead
                 connection.execute(delete(sessions))
                 continue
-            query = select(table.table).order_by(table.table.c.id).with_for_update()
+            query = select(table.table).order_by(table.table.c.id)
+            query = query.with_for_update(key_share=True)
             if not everything:
                 query = query.where(table.table.c.seal_key_id.is_(None))
             rows = connection.execute(query).fetchall()
