@@ -666,6 +666,15 @@ def test_an_approval_edited_after_the_request_is_not_decided_and_found(
     assert service.services.seal_upkeep.look_at_all() == 1
 
 
+def test_an_approval_that_sql_lets_wait_for_ever_is_not_decided_and_found(
+    service: RunningService, leaving: Exit, owner: Engine
+) -> None:
+    asked = leaving.ask()
+    run(owner, "UPDATE approvals SET decide_before = 'infinity'")
+    assert decide(leaving.head.client, asked).status_code == 404
+    assert findings(service) == {("approvals", asked["id"])}
+
+
 def test_an_approval_that_sql_inserted_or_approved_gives_nothing(
     service: RunningService, leaving: Exit, owner: Engine
 ) -> None:
@@ -695,6 +704,7 @@ def test_an_approval_that_sql_inserted_or_approved_gives_nothing(
 FORGED_GRANTS: Final = {
     "more uses": "UPDATE grants SET remaining = 9, max_uses = 9",
     "one more use": "UPDATE grants SET remaining = remaining + 1",
+    "for ever": "UPDATE grants SET expires_at = 'infinity'",
     "longer": "UPDATE grants SET expires_at = now() + interval '9 days'",
     "not revoked": "UPDATE grants SET revoked_at = NULL",
     "another's": "UPDATE grants SET principal_id = :mine",

@@ -27,7 +27,7 @@ from vault.access.authorise import require
 from vault.access.policy import RULES, Action, Caller, Obstacle, Purpose, Scope
 from vault.access.roles import HeldRole, Role
 from vault.access.sealed_rows import APPROVALS, GRANTS, PRINCIPALS
-from vault.access.seals import Seals
+from vault.access.seals import Seals, unreadable
 from vault.access.sight import context_of, is_head, seen_by
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.database import Database, DuplicateRow
@@ -321,7 +321,10 @@ class Approvals:
 
     def _locked(self, connection: Connection, caller: Caller, approval_id: UUID) -> Row[Any]:
         seen = seen_by(caller, approvals) & (approvals.c.id == approval_id)
-        row = connection.execute(select(approvals).where(seen).with_for_update()).one_or_none()
+        try:
+            row = connection.execute(select(approvals).where(seen).with_for_update()).one_or_none()
+        except (ValueError, OverflowError):
+            raise unreadable(APPROVALS, approval_id) from None
         if row is None:
             raise NotFound("approval")
         self._seals.check(APPROVALS.row_from(row))

@@ -76,14 +76,11 @@ class Grants:
         Raises:
             ApprovalNeeded: there is none that counts, and somebody who could decide.
         """
-        usable = select(grants.c.id).where(_usable(actor, action, target, department))
-        for (grant_id,) in connection.execute(usable.order_by(grants.c.id)).fetchall():
-            # Under the lock once more: somebody else may have had the last use meanwhile.
-            still = select(grants).where(
-                grants.c.id == grant_id, _usable(actor, action, target, department)
-            )
-            row = connection.execute(still.with_for_update()).one_or_none()
-            if row is not None and self._seals.is_sound(GRANTS.row_from(row)):
+        usable = _usable(actor, action, target, department)
+        query = select(grants.c.id).where(usable).order_by(grants.c.id)
+        for grant_id in connection.execute(query).scalars().all():
+            row = self._taken(connection, grant_id, usable)
+            if row is not None:
                 row = self._seals.change(connection, GRANTS, row, remaining=row.remaining - 1)
                 detail = _detail(row, remaining=row.remaining)
                 record(connection, AccessEvent(EventType.GRANT_USED, actor, detail=detail))
@@ -123,6 +120,17 @@ class Grants:
             record(connection, AccessEvent(EventType.GRANTS_LISTED, actor))
         sound = [row for row in page.items if self._seals.is_sound(GRANTS.row_from(row))]
         return Page(tuple(map(_grant, sound)), page.next_page_token)
+
+    def _taken(
+        self, connection: Connection, grant_id: UUID, usable: ColumnElement[bool]
+    ) -> Row[Any] | None:
+        """A grant, locked, that still counts and bears its seal: somebody may have had its last use."""
+        query = select(grants).where(grants.c.id == grant_id, usable).with_for_update()
+        try:
+            row = connection.execute(query).one_or_none()
+        except (ValueError, OverflowError):
+            return None  # a moment that we never wrote: the worker's look makes it a finding
+        return row if row is not None and self._seals.is_sound(GRANTS.row_from(row)) else None
 
     def _go_alone(
         self, connection: Connection, actor: Actor, action: Action, target: Target
