@@ -780,8 +780,10 @@ def test_a_role_row_edited_by_sql_opens_nothing_and_is_found(
     client = sign_in(service, UUID(added["id"]))
     values = {"other": other.id} if ":other" in sql else {}
     run(owner, sql, id=role, **values)
-    met = other.client if values else client
-    assert met.get("/v1/whoami").status_code == 401
+    own = {"role": "staff", "department": "sales", "class": None, "deputy_of": None}
+    whoami = (other.client if values else client).get("/v1/whoami").json()
+    assert whoami["roles"] == ([own] if values else []), "it spoils no other role"
+    assert client.get("/v1/documents").status_code == 403
     assert findings(service) == {("role_grants", str(role))}
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, 
 
 from vault.access.roles import HeldRole, Role
 from vault.access.sealed_rows import PRINCIPALS, ROLE_GRANTS
-from vault.access.seals import Seals
+from vault.access.seals import PerhapsStale, Seals
 from vault.tables import principals, role_grants
 
 
@@ -34,11 +34,17 @@ def within(connection: Connection) -> Execute:
 def roles_of(
     execute: Execute, seals: Seals, principal_id: UUID, epoch: int
 ) -> tuple[HeldRole, ...]:
-    """The roles of a principal that count now. Raises: SealBroken: a role grant of theirs is no sound one."""
+    """The roles of a principal that count now; one that does not bear its seal is none, and a finding.
+
+    Raises:
+        PerhapsStale: they are of another epoch than `epoch`; read the principal again.
+    """
     rows = execute(_OF_PRINCIPAL, {"principal": principal_id})
     for row in rows:
-        seals.check_follower(ROLE_GRANTS.row_from(row), epoch)
-    return tuple(held_role(row) for row in rows if stands(execute, seals, row))
+        if row.principal_epoch != epoch:
+            raise PerhapsStale(ROLE_GRANTS.name, str(row.id), b"")
+    sound = [row for row in rows if seals.is_sound(ROLE_GRANTS.row_from(row), row.principal_epoch)]
+    return tuple(held_role(row) for row in sound if stands(execute, seals, row))
 
 
 def holders(connection: Connection, seals: Seals, role: Role) -> list[Row[Any]]:

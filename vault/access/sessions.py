@@ -39,7 +39,6 @@ from vault.access.credentials import CredentialRefused
 from vault.access.findings import Findings, SealBroken
 from vault.access.holders import roles_of
 from vault.access.policy import Action, Caller
-from vault.access.roles import HeldRole
 from vault.access.sealed_rows import PRINCIPALS, SESSIONS
 from vault.access.seals import PerhapsStale, Seals, unreadable
 from vault.access.tokens import Token, TokenKind, make_token, parse_token
@@ -241,7 +240,7 @@ class Sessions:
             scopes=frozenset(),
             department=known.department,
             session_id=known.session_id,
-            roles=self._roles(known, token.id),
+            roles=roles_of(self._database.execute, self._seals, known.id, known.authority_epoch),
             person_id=known.person_id,
             has_stepped_up=known.has_stepped_up,
             authority_epoch=known.authority_epoch,
@@ -260,9 +259,6 @@ class Sessions:
             PRINCIPALS.row_of(rows[0][_SESSION_WIDTH : _SESSION_WIDTH + _PRINCIPAL_WIDTH])
         )
         return rows[0]
-
-    def _roles(self, principal_id: UUID, epoch: int) -> tuple[HeldRole, ...]:
-        return roles_of(self._database.execute, self._seals, principal_id, epoch)
 
     def _refused(self, broken: SealBroken, session_id: str) -> CredentialRefused:
         self._findings.remember(broken)
