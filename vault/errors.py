@@ -8,6 +8,9 @@ VaultError
 ├── IdentityNotLinked           a provider vouches for somebody who is nobody here
 ├── OtherIdentity               a step-up by somebody other than whose session it is
 ├── CredentialRevoked           the API key or session died between authentication and the act
+├── SignInRefused               name, password or code is not right; one answer for all that can be wrong
+├── SignInDelayed               too many wrong tries; carries after how many seconds the next one counts
+├── EnrolmentRefused            no enrolment token that counts
 ├── InvalidInput                the caller's data; each carries what to do, never the data itself
 │   ├── InvalidName, InvalidValue, InvalidPageToken, UnknownClass
 │   ├── TooLarge, MediaTypeNotAllowed
@@ -25,6 +28,7 @@ VaultError
     ├── KekVersionGone          the KEK version of a new row was retired meanwhile
     ├── RecoveryOutdated        the recovery epoch of a new row is over, or not the newest
     ├── SiteFenced              this process's site was failed over to the other one
+    ├── SignInBusy              as many passwords as memory allows are being checked
     ├── PeerAway                the class wants two copies at once, and the other site is away
     ├── StandbyAway             the class wants the commit at a standby too, and PostgreSQL has none
     └── UploadLost              this process was taken for dead and its upload row swept
@@ -86,6 +90,30 @@ class CredentialRevoked(VaultError):
 
     def __init__(self) -> None:
         super().__init__("this API key or session is no longer valid")
+
+
+class SignInRefused(VaultError):
+    """Not signed in: one answer, whatever was wrong, so that nobody learns which names there are."""
+
+    def __init__(self) -> None:
+        super().__init__("name, password or code is not right; each code counts once")
+
+
+class SignInDelayed(VaultError):
+    """After some wrong tries the next one has to wait, for known names and unknown ones alike."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__("too many wrong tries; wait as long as Retry-After says, and try again")
+        self.seconds = seconds
+
+
+class EnrolmentRefused(VaultError):
+    """Not a token of an enrolment that is open now."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this enrolment token is not valid: used, replaced, expired or mistyped; ask for a new one"
+        )
 
 
 class InvalidInput(VaultError):
@@ -309,6 +337,13 @@ class SiteFenced(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("this site was failed over to the other one; send it there")
+
+
+class SignInBusy(Unavailable):
+    """Checking a password takes much memory, so no more than a few are checked at a time."""
+
+    def __init__(self) -> None:
+        super().__init__("too many people are signing in just now; try again")
 
 
 class PeerAway(Unavailable):

@@ -55,6 +55,8 @@ SHARED: Final = {
     "sessions": "likewise; tokens are digests",
     "oidc_identities": "people are recognised by them before anything is known of them",
     "oidc_sign_ins": "begun by nobody that is known yet; gone after minutes",
+    "local_users": "likewise; passwords are hashes, TOTP secrets sealed under the KMS",
+    "sign_in_attempts": "digests and counts; whoever signs in is nobody yet",
     "processes": "heartbeats",
     "uploads": "ids of objects that no document owns yet",
     "journal": "ids of objects and sites; every upload writes it",
@@ -317,6 +319,36 @@ oidc_sign_ins = Table(
     comment="begun, and not come back from the provider yet",
 )
 Index("ix_oidc_sign_ins_began", oidc_sign_ins.c.began_at)
+local_users = Table(
+    "local_users",
+    metadata,
+    Column("id", Uuid, primary_key=True, comment="of the principal too"),
+    Column("principal_id", Uuid, ForeignKey("principals.id"), nullable=False),
+    Column("password_hash", Text, comment="argon2id, PHC string"),
+    Column("totp_secret", Text, comment="wrapped under the KEK authority"),
+    Column("recovery_sha256", ARRAY(LargeBinary), nullable=False, server_default=text("'{}'")),
+    Column("enrolled_at", Moment, comment="when they first had credentials of their own"),
+    Column("enrolment_sha256", LargeBinary, comment="while set, no credentials count"),
+    Column("enrolment_expires_at", Moment),
+    Column("revoked_at", Moment),
+    Column("totp_last_step", BigInteger, comment="a code of this step or before counts no more"),
+    *_seal(),
+    CheckConstraint("id = principal_id", name="own"),
+)
+Index(
+    "ix_local_users_enrolling",
+    local_users.c.enrolment_expires_at,
+    postgresql_where=text("enrolment_expires_at IS NOT NULL"),
+)
+
+sign_in_attempts = Table(
+    "sign_in_attempts",
+    metadata,
+    Column("login_sha256", LargeBinary, primary_key=True),
+    Column("failures", Integer, nullable=False),
+    Column("next_at", Moment, nullable=False, comment="not before"),
+)
+Index("ix_sign_in_attempts_next", sign_in_attempts.c.next_at)
 
 approvals = Table(
     "approvals",

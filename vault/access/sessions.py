@@ -187,6 +187,22 @@ class Sessions:
         with suppress(CredentialRefused, CredentialRevoked):
             self.end_own(Actor(self.authenticate(text), request_id))
 
+    def end_replaced(self, connection: Connection, text: str) -> None:
+        """End the session that a browser still showed when it signed in anew; what is none is left alone."""
+        try:
+            token = parse_token(text, TokenKind.SESSION)
+        except CredentialRefused:
+            return
+        with suppress(SealBroken):
+            row = self._locked(connection, UUID(hex=token.id))
+            if row is None or not hmac.compare_digest(bytes(row.token_sha256), token.secret_sha256):
+                return
+            if row.revoked_at is None:
+                detail = {"session": str(row.id), "because": "replaced"}
+                record(connection, AccessEvent(EventType.SESSION_ENDED, None, detail=detail))
+                now = connection.execute(select(func.now())).scalar_one()
+                self._seals.change(connection, SESSIONS, row, revoked_at=now)
+
     def revoke(self, actor: Actor, session_id: UUID) -> Session:
         """End somebody's session, from now on. Idempotent. Raises: NotAllowed, NotFound."""
         require(actor.caller, Action.SESSION_REVOKE)

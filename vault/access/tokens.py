@@ -38,6 +38,8 @@ _FORMS: Final = {
     )
 }
 
+_ANYWHERE: Final = re.compile(r"(?:sr_[0-9a-f]{16}|s[se]_[0-9a-f]{32})_[A-Za-z0-9_-]{16}")
+
 
 @dataclass(frozen=True)
 class Token:
@@ -65,6 +67,11 @@ def parse_token(text: str, kind: TokenKind) -> Token:
     if match is None or _checksum(text.rpartition("_")[0]) != match[3]:
         raise CredentialRefused("malformed")
     return Token(match[1], _digest(match[2]))
+
+
+def holds_token(text: str) -> bool:
+    """Whether something that looks like a token of ours stands anywhere in a text, whole or cut short."""
+    return _ANYWHERE.search(text) is not None
 
 
 def is_session_token(text: str) -> bool:
