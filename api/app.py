@@ -28,6 +28,7 @@ from api.routers import (
     keys,
     oidc,
     people,
+    signin,
     sites,
 )
 from api.services import Services
@@ -37,7 +38,7 @@ from vault.errors import ApprovalNeeded, NotAllowed, NotFound, StepUpNeeded, Vau
 NOTE_USE_EVERY_SECONDS: Final = 30
 
 _ROUTED: Final = (
-    *(contents, documents, administration, people, oidc, approvals, access, keys, sites),
+    *(contents, documents, administration, people, signin, oidc, approvals, access, keys, sites),
     health,
 )
 

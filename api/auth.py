@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, iter_route_contexts
 
@@ -27,7 +27,7 @@ from vault.access.api_keys import ApiKeys
 from vault.access.authorise import require
 from vault.access.credentials import CredentialRefused
 from vault.access.policy import Action, Caller
-from vault.access.sessions import Sessions
+from vault.access.sessions import LIFETIME, Sessions
 from vault.access.tokens import is_session_token
 from vault.accesslog.event import AccessEvent, Actor, EventType
 from vault.accesslog.writer import AccessLog
@@ -133,6 +133,30 @@ def _cookie(request: Request) -> str | None:
     if text and request.method not in SAFE_METHODS:
         refuse_cross_site(request)
     return text
+
+
+def cookie_of(request: Request) -> str | None:
+    """The session that a browser shows, whatever else the request carries. Raises: CrossSite."""
+    return _cookie(request)
+
+
+def came_by_cookie(request: Request) -> bool:
+    """Whether an authenticated request is a browser's, so that a new token goes into its cookie."""
+    return not _bearer(request)
+
+
+def set_cookie(request: Request, response: Response, token: str) -> None:
+    """Have the browser keep a session's token where no page's script reads it."""
+    secure = request.url.scheme == "https"
+    response.set_cookie(
+        COOKIE if secure else PLAIN_COOKIE,
+        token,
+        max_age=int(LIFETIME.total_seconds()),
+        path="/",
+        secure=secure,
+        httponly=True,
+        samesite="strict",
+    )
 
 
 def refuse_cross_site(request: Request) -> None:

@@ -62,6 +62,16 @@ class NotConfigured(Exception):
     """What is asked for is not set up; the message names the setting."""
 
 
+class CredentialInUrl(Exception):
+    """An API key or a token stands in the URL, which proxies, browsers and logs keep."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "an API key or token stands in the URL, where logs and histories keep it: treat the key as "
+            "leaked, have it revoked, and send its successor in the header 'Authorization: Bearer …'"
+        )
+
+
 @dataclass(frozen=True)
 class Problem:
     """One line of the table.
@@ -84,6 +94,7 @@ UNAVAILABLE: Final = 503
 
 PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     BadRequest: Problem(400, "bad-request", "The request is malformed"),
+    CredentialInUrl: Problem(400, "credential-in-url", "A credential stands in the URL"),
     vault_errors.InvalidPageToken: Problem(400, "invalid-page-token", "Not a token of this list"),
     Unauthenticated: Problem(401, "unauthenticated", "A valid API key or session is needed"),
     vault_errors.CredentialRevoked: Problem(
@@ -92,6 +103,8 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     SignInRefused: Problem(401, "sign-in-refused", "The provider's answer proves nothing"),
     vault_errors.IdentityNotLinked: Problem(403, "identity-not-linked", "Nobody here is that"),
     vault_errors.OtherIdentity: Problem(403, "other-identity", "Somebody else proved who they are"),
+    vault_errors.SignInRefused: Problem(401, "sign-in-refused", "Not signed in"),
+    vault_errors.EnrolmentRefused: Problem(401, "enrolment-refused", "No enrolment is open"),
     CrossSite: Problem(403, "cross-site", "The request may come from another site"),
     vault_errors.StepUpNeeded: Problem(403, "step-up-needed", "Prove again who you are"),
     vault_errors.ApprovalNeeded: Problem(403, "approval-needed", "It takes somebody's approval"),
@@ -126,6 +139,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     vault_errors.UnknownClass: Problem(422, "unknown-class", "There is no such class"),
     vault_errors.InvalidName: Problem(422, "invalid-name", "The name cannot be used"),
     vault_errors.InvalidInput: Problem(422, "invalid-input", "A value cannot be used"),
+    vault_errors.SignInDelayed: Problem(429, "sign-in-delayed", "Too many wrong tries"),
     vault_errors.IntegrityFailure: Problem(500, "integrity", "The stored document is damaged"),
     vault_errors.NotReplicated: Problem(UNAVAILABLE, "not-replicated", "Not confirmed yet"),
     vault_errors.Unavailable: Problem(UNAVAILABLE, "unavailable", "Try again later"),
@@ -162,6 +176,8 @@ def answer(request: Request, exc: Exception) -> Response:
     headers = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
     if problem.retry_later:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if isinstance(exc, vault_errors.SignInDelayed):
+        headers["Retry-After"] = str(exc.seconds)
     if problem.status == 401:  # noqa: PLR2004 (RFC 9110 §15.5.2: with WWW-Authenticate)
         headers["WWW-Authenticate"] = 'Bearer realm="strongroom"'
     if isinstance(exc, RangeNotSatisfiable):

@@ -1,17 +1,24 @@
-"""The outermost layer of every request: an id, a log line, a measurement."""
+"""The outermost layer of every request: an id, a log line, a measurement.
+
+Here too a request is refused that carries a credential in its URL: before anything reads it, and whatever it
+asks for. The log line names the route and never the URL.
+"""
 
 from __future__ import annotations
 
 import re
 import time
 from typing import Final
+from urllib.parse import unquote
 from uuid import uuid4
 
 import structlog
 from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import metrics
+from api import errors, metrics
+from vault.access.tokens import holds_token
 
 HEADER: Final = "X-Request-Id"
 _ACCEPTABLE: Final = re.compile(r"[A-Za-z0-9-]{8,64}")
@@ -44,6 +51,11 @@ class RequestScope:
 
         structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
+            if _has_credential_in_url(scope):
+                metrics.REFUSED_CREDENTIALS.labels("in-url").inc()
+                refusal = errors.answer(Request(scope), errors.CredentialInUrl())
+                await refusal(scope, receive, send_with_id)
+                return
             await self._app(scope, receive, send_with_id)
         finally:
             structlog.contextvars.unbind_contextvars("request_id")
@@ -56,6 +68,11 @@ def _request_id(scope: Scope) -> str:
             accepted: str = value.decode("latin-1")
             return accepted
     return str(uuid4())
+
+
+def _has_credential_in_url(scope: Scope) -> bool:
+    query = scope["query_string"].decode("latin-1")
+    return holds_token(scope["path"]) or (bool(query) and holds_token(unquote(query)))
 
 
 def _account(scope: Scope, status: int, seconds: float, request_id: str) -> None:

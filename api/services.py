@@ -18,8 +18,10 @@ from replication.verify import Verify
 from vault.access.api_keys import ApiKeys
 from vault.access.approval_upkeep import ApprovalUpkeep
 from vault.access.approvals import Approvals
+from vault.access.attempts import Attempts
 from vault.access.conflicts import Conflicts
 from vault.access.departments import Departments
+from vault.access.enrolment import Enrolments
 from vault.access.explain import Explanations
 from vault.access.findings import Findings
 from vault.access.grants import Grants
@@ -32,6 +34,7 @@ from vault.access.seal_upkeep import SealUpkeep
 from vault.access.seals import Seals
 from vault.access.sessions import Sessions
 from vault.access.setup import Setup
+from vault.access.sign_in import SignIn
 from vault.accesslog.writer import AccessLog
 from vault.classes import Classes
 from vault.contents import Contents
@@ -82,6 +85,9 @@ class Services:
     identities: Identities
     oidc_sign_ins: OidcSignIns
     provider_sign_in: ProviderSignIn | None
+    sign_in: SignIn
+    enrolments: Enrolments
+    attempts: Attempts
     principals: Principals
     people: People
     departments: Departments

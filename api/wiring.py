@@ -31,17 +31,21 @@ from replication.sitewatch import RESYNC_OF, SiteWatch
 from replication.status import SiteStatuses
 from replication.verify import Verify
 from vault import keyexport
-from vault.access import api_keys, identities, role_grants
+from vault.access import api_keys, enrolment, role_grants
 from vault.access.api_keys import ApiKeys
 from vault.access.approval_upkeep import ApprovalUpkeep
 from vault.access.approvals import Approvals
+from vault.access.attempts import Attempts
 from vault.access.conflicts import Conflicts
 from vault.access.departments import Departments
+from vault.access.enrolment import Enrolments
 from vault.access.explain import Explanations
 from vault.access.findings import Findings
 from vault.access.grants import Grants
 from vault.access.identities import Identities
+from vault.access.local_users import LocalUsers
 from vault.access.oidc_sign_ins import OidcSignIns
+from vault.access.passwords import Passwords
 from vault.access.people import People
 from vault.access.policy import Action
 from vault.access.principals import Principals
@@ -51,6 +55,7 @@ from vault.access.seal_upkeep import SealUpkeep
 from vault.access.seals import Seals
 from vault.access.sessions import Sessions
 from vault.access.setup import Setup
+from vault.access.sign_in import SignIn
 from vault.accesslog.writer import AccessLog
 from vault.catalogue import Catalogues
 from vault.catalogue_writer import CatalogueRewrite, CatalogueWriter
@@ -152,6 +157,9 @@ class Wiring:
             identities=self._identities,
             oidc_sign_ins=self._oidc_sign_ins,
             provider_sign_in=self._provider_sign_in(),
+            sign_in=self._sign_in(),
+            enrolments=self._enrolments(),
+            attempts=self._attempts,
             principals=Principals(self._shared, self._seals),
             people=People(self._shared, self._seals),
             departments=Departments(self._shared),
@@ -218,7 +226,7 @@ class Wiring:
             Action.KEY_EXPORT: keyexport.owned,
             Action.API_KEY_ISSUE: api_keys.owned_by_vault,
             Action.ROLE_GRANT: role_grants.owned_by_vault,
-            Action.CREDENTIALS_RESET: identities.owned_by_vault,
+            Action.CREDENTIALS_RESET: enrolment.owned,
             Action.SITE_FAIL_OVER: failover.owned,
             Action.KEY_REGISTER_RECOVERY: recovery_keys.owned,
         }
@@ -248,6 +256,38 @@ class Wiring:
         if provider is None:
             return None
         return ProviderSignIn(provider, self._oidc_sign_ins, self._access_log)
+
+    @cached_property
+    def _local_users(self) -> LocalUsers:
+        return LocalUsers(self._shared, self._vault_id, self._keys, self._seals, self._findings)
+
+    @cached_property
+    def _passwords(self) -> Passwords:
+        return Passwords()
+
+    @cached_property
+    def _attempts(self) -> Attempts:
+        return Attempts(self._shared)
+
+    def _sign_in(self) -> SignIn:
+        return SignIn(
+            self._shared,
+            self._seals,
+            self._local_users,
+            self._passwords,
+            self._attempts,
+            self._sessions,
+        )
+
+    def _enrolments(self) -> Enrolments:
+        return Enrolments(
+            self._database,
+            self._seals,
+            self._local_users,
+            self._passwords,
+            self._attempts,
+            self._grants,
+        )
 
     # Documents
 
@@ -308,10 +348,15 @@ class Wiring:
         move = {
             Purpose.DOCUMENTS: rewrite.for_documents,
             Purpose.LOG: self._signing_keys.reseal,
-            Purpose.AUTHORITY: self._seal_keys.rewrap,
+            Purpose.AUTHORITY: self._move_authority,
             Purpose.BACKUPS: rewrite.for_backups,
         }
         return Keks(self._service, self._keys, move)
+
+    def _move_authority(self) -> None:
+        """What is wrapped under the KEK `authority`."""
+        self._seal_keys.rewrap()
+        self._local_users.rewrap()
 
     @cached_property
     def _signing_keys(self) -> SigningKeys:

@@ -112,6 +112,9 @@ class Worker:
             _log.info("purged %d documents", purged)
         self._services.idempotency.expire()
         self._services.oidc_sign_ins.expire()
+        self._services.sessions.expire()
+        self._services.enrolments.expire()
+        self._services.attempts.expire()
         sitemetrics.publish(self._services.sites.statuses.current())
         self._rotate_and_retire_when_due()
 
