@@ -21,12 +21,14 @@ from api.commands import (
     people,
     recovery,
     service,
+    signin,
     sites,
 )
 from api.commands.output import Session
 
 app = typer.Typer(
-    help="Strongroom, an encrypted document vault. STRONGROOM_URL and STRONGROOM_API_KEY say which, and who.",
+    help="Strongroom, an encrypted document vault. STRONGROOM_URL and STRONGROOM_API_KEY say which, and who; "
+    "people `login` instead.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # they print local variables, keys among them
     add_completion=False,
@@ -45,7 +47,7 @@ def session(
         context.default_map = _json_by_default(context.command)
 
 
-for commands in (service.app, documents.app, recovery.app):
+for commands in (service.app, documents.app, recovery.app, signin.app):
     app.add_typer(commands)
 app.add_typer(administration.principal, name="principal")
 app.add_typer(administration.api_key, name="api-key")

@@ -101,25 +101,25 @@ class Client:
         url: str,
         api_key: str | None,
         *,
+        anonymous: bool = False,
         tell: Callable[[str], None] = lambda _: None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Open nothing yet.
 
         Args:
+            anonymous: for what nobody has to be signed in for.
             tell: hears why and how long the client waits.
 
         Raises:
             NotConfigured.
         """
         self._url = _usable_url(url)
+        known = {} if anonymous else {"Authorization": f"Bearer {_usable_key(api_key)}"}
         self._http = httpx.Client(
             base_url=self._url,
-            headers={
-                "Authorization": f"Bearer {_usable_key(api_key)}",
-                # Byte counts and ranges are of the document, so nobody may compress on the way.
-                "Accept-Encoding": "identity",
-            },
+            # Byte counts and ranges are of the document, so nobody may compress on the way.
+            headers={**known, "Accept-Encoding": "identity"},
             timeout=TIMEOUT,
             trust_env=False,
             verify=ssl.create_default_context(),
@@ -195,6 +195,8 @@ class Client:
         with self._reached():
             answer = self._http.request(method, path, **options)
         _raise_for(answer)
+        if answer.status_code == HTTPStatus.NO_CONTENT:
+            return {}
         found = _json_object(answer)
         if found is None:
             raise UnexpectedAnswer("the answer is not Strongroom's; is STRONGROOM_URL right?")
@@ -243,7 +245,10 @@ def _usable_url(raw: str) -> httpx.URL:
 
 def _usable_key(key: str | None) -> str:
     if not key:
-        raise NotConfigured("set STRONGROOM_API_KEY to a key; the first start printed one")
+        raise NotConfigured(
+            "sign in with `strongroom login NAME`, or set STRONGROOM_API_KEY to a key; the first start "
+            "printed one"
+        )
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise NotConfigured("STRONGROOM_API_KEY is not an API key; one starts with sr_")
     return key

@@ -484,6 +484,13 @@ def client_url_and_key() -> tuple[str | None, str | None]:
     return os.environ.get("STRONGROOM_URL"), os.environ.get("STRONGROOM_API_KEY")
 
 
+def config_folder() -> Path:
+    """Where programs keep what is a user's own (XDG Base Directory Specification)."""
+    given = os.environ.get("XDG_CONFIG_HOME")
+    # A relative path is to be ignored, says the specification.
+    return Path(given) if given and Path(given).is_absolute() else Path.home() / ".config"
+
+
 def credentials_folder() -> Path | None:
     """Where systemd puts credentials (systemd.exec(5), $CREDENTIALS_DIRECTORY)."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY")

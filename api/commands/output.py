@@ -28,6 +28,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from api import savedsession
 from api.client import DEFAULT_URL, Client, ClientError, Refused, Unavailable
 from api.commands.names import printable, printable_json
 from api.settings import client_url_and_key
@@ -55,10 +56,21 @@ class Session:
     err: bool = False
     exit_code: int = 0
 
-    def client(self) -> Client:
-        """A client for the service and key of the environment. Raises: NotConfigured."""
-        url, key = client_url_and_key()
-        return Client(self.url or url or DEFAULT_URL, key, tell=tell)
+    @property
+    def service_url(self) -> str:
+        """The service that the options or the environment name."""
+        return self.url or client_url_and_key()[0] or DEFAULT_URL
+
+    def client(self, *, anonymous: bool = False) -> Client:
+        """A client for the service, with the environment's key or the session that `login` saved.
+
+        Raises: NotConfigured, FileUnusable.
+        """
+        url = self.service_url
+        if anonymous:
+            return Client(url, None, anonymous=True, tell=tell)
+        key = client_url_and_key()[1] or savedsession.load(url)
+        return Client(url, key, tell=tell)
 
     @contextmanager
     def attempt(self, about: str | None = None) -> Iterator[None]:
@@ -71,11 +83,13 @@ class Session:
 
 
 @contextmanager
-def connected(context: typer.Context, as_json: bool, *, err: bool = False) -> Iterator[Client]:
+def connected(
+    context: typer.Context, as_json: bool, *, err: bool = False, anonymous: bool = False
+) -> Iterator[Client]:
     """A client; what fails becomes a line, or JSON (with `err` on standard error), and the exit code."""
     session: Session = context.obj
     session.as_json, session.err = as_json, err
-    with session.attempt(), session.client() as client:
+    with session.attempt(), session.client(anonymous=anonymous) as client:
         yield client
     if session.exit_code:
         raise typer.Exit(session.exit_code)
