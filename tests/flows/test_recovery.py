@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from pydantic import SecretStr
@@ -23,9 +24,12 @@ from keymgmt.recoveryfile import write_private
 from keymgmt.recoverykey import RecoveryPrivateKey
 from tests.api.helpers import named, upload
 from tests.api.test_damage import flip, object_file
+from tests.enrolled import Watch, enrol
 from tests.flows.epochs import LATER, make_due, purged, run_job, site_b_away, snapshot
+from tests.people import grant
 from tests.running import RunningService, running
 from vault import clock
+from vault.access.roles import Role
 from vault.jobs import JobKind
 from vault.recovery.restore import CannotRestore
 
@@ -437,10 +441,15 @@ def test_from_a_new_key_to_restored_files(
 
 
 def test_a_vault_whose_kms_was_lost_serves_again_under_a_new_one(
-    service: RunningService, private: RecoveryPrivateKey, tmp_path: Path
+    service: RunningService,
+    private: RecoveryPrivateKey,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     register(service, private)
     documents = [upload(service.demo, b"%d" % number) for number in range(3)]
+    auditor = enrol(service, Watch(monkeypatch), "auditor")
+    grant(service, UUID(auditor.id), Role.AUDITOR)
     run_job(service, "/v1/keys/epochs")
     settings = service.services.settings.model_copy(
         update={"kms": another_kms(service.services.settings.kms, tmp_path)}
@@ -454,9 +463,14 @@ def test_a_vault_whose_kms_was_lost_serves_again_under_a_new_one(
             assert (
                 served.demo.get(f"/v1/documents/{document['id']}/content").content == b"%d" % number
             )
+        auditor.service = served
+        assert auditor.sign_in().status_code == 401, "the app's secret was lost with the KMS"
+        signed_in = auditor.sign_in(recovery_code=auditor.recovery_codes[0])
+        seen = served.client(signed_in.json()["token"]).get("/v1/whoami").json()
+        assert [held["role"] for held in seen["roles"]] == ["auditor"]
         late = upload(served.demo, b"late")
         assert run_job(served, "/v1/keys/epochs")["state"] == "done"
-        for purpose in ("log", "backups"):
+        for purpose in ("log", "backups", "authority"):
             served.admin.post(f"/v1/keys/{purpose}/rotate")
             assert served.admin.post(f"/v1/keys/{purpose}/retire").status_code == 200
         assert run_job(served, "/v1/keys/drill")["result"]["opened"] == 4

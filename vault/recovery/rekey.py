@@ -13,12 +13,13 @@ from sqlalchemy import delete, func, select, update
 
 from keymgmt.errors import DecryptionFailed
 from keymgmt.provider import KeyProvider, Purpose
+from vault.access.sealed_rows import FOLLOWERS, PRINCIPALS
 from vault.database import ServiceDatabase
 from vault.entries import Entries, Entry
 from vault.keks import Keks
 from vault.recovery.epochkeys import EpochKeys
 from vault.recovery.restore import Restore, StoredVersion
-from vault.tables import api_keys, kek_versions, principals, seal_keys, signing_keys
+from vault.tables import kek_versions, seal_keys, signing_keys
 from vault.walk import BATCH
 
 Report = Callable[[StoredVersion, bool], None]
@@ -84,6 +85,7 @@ class Rekey:
 
     def _drop_seals(self) -> None:
         """Their key was lost with the KMS too: the next start takes the rows over as they are."""
-        for table in (api_keys, principals):
-            self._database.execute(update(table).values(seal=None, seal_key_id=None), {})
+        for table in (PRINCIPALS, *FOLLOWERS):
+            unsealed = update(table.table).values(seal=None, seal_key_id=None)
+            self._database.execute(unsealed, {})
         self._database.execute(delete(seal_keys), {})
