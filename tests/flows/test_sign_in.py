@@ -21,7 +21,8 @@ from sqlalchemy import Engine, select
 from typing_extensions import override
 
 from api.settings import KmsSettings
-from keymgmt.provider import Purpose
+from keymgmt.provider import KeyProvider, Purpose
+from keymgmt.totp import unwrap
 from tests.enrolled import (
     PASSWORD,
     Enrolled,
@@ -292,6 +293,20 @@ def counted_hashes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         yield verified
 
 
+@contextmanager
+def counted_openings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[UUID]]:
+    """Whose secrets the KMS is asked to open within."""
+    opened: list[UUID] = []
+
+    def counting(provider: KeyProvider, kek: str, vault_id: UUID, owner: UUID, wrapped: str) -> Any:
+        opened.append(owner)
+        return unwrap(provider, kek, vault_id, owner, wrapped)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("keymgmt.totp.unwrap", counting)
+        yield opened
+
+
 def test_known_and_unknown_names_get_the_same_bytes_at_the_same_cost(
     service: RunningService,
     watch: Watch,
@@ -317,11 +332,11 @@ def test_known_and_unknown_names_get_the_same_bytes_at_the_same_cost(
     answers = set()
     for reason, body in tries.items():
         reset_attempts(owner)
-        with counted_hashes(monkeypatch) as verified:
+        with counted_hashes(monkeypatch) as verified, counted_openings(monkeypatch) as opened:
             answer = anonymous(
                 service, "/v1/sessions/password", body, {"X-Request-Id": "the-same-one"}
             )
-        assert len(verified) == 1, reason
+        assert (len(verified), len(opened)) == (1, 1), reason
         assert verified[0].startswith("$argon2id$v=19$m=65536,t=3,p=4$"), reason
         kept = {k: v for k, v in answer.headers.items() if k != "date"}
         answers.add((answer.status_code, answer.content, json.dumps(kept)))
@@ -419,6 +434,21 @@ def test_strangers_take_neither_memory_nor_threads() -> None:
             passwords.matches("", "")
         go_on.set()
     assert all(each.result() for each in tries)
+
+
+def test_while_the_kms_is_away_known_and_unknown_names_are_told_alike_and_sessions_go_on(
+    wei: Enrolled, service: RunningService
+) -> None:
+    client = wei.client()
+    keyring = service.services.settings.home / "keys" / "keyring.json"
+    away = keyring.rename(keyring.with_name("away"))
+    known, unknown = wei.sign_in(), fail(service, "nobody")
+    assert client.get("/v1/whoami").status_code == 200
+    away.rename(keyring)
+    for answer in (known, unknown):
+        assert answer.status_code == 503
+        assert answer.json()["type"].endswith("keys-unavailable")
+    assert wei.sign_in().status_code == 201
 
 
 # Browsers

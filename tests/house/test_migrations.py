@@ -43,6 +43,8 @@ def test_an_upgrade_may_be_repeated(database_urls: DatabaseUrls) -> None:
         "UPDATE oidc_identities SET subject = 'mine'",
         "UPDATE oidc_sign_ins SET browser_sha256 = sha256('mine')",
         "INSERT INTO oidc_sign_ins (began_at) VALUES (now())",
+        "DELETE FROM local_users",
+        "UPDATE local_users SET principal_id = gen_random_uuid()",
         "UPDATE api_keys SET principal_id = gen_random_uuid()",
         "UPDATE versions SET key_commitment = ''",
         "UPDATE vault_identity SET vault_id = gen_random_uuid()",
