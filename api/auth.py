@@ -16,18 +16,19 @@ from datetime import datetime
 from typing import Any, Final
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, iter_route_contexts
 
 from api import metrics
+from api.cookies import session_token
 from api.errors import CrossSite, Unauthenticated, refused_credential
 from vault import clock
 from vault.access.api_keys import ApiKeys
 from vault.access.authorise import require
 from vault.access.credentials import CredentialRefused
 from vault.access.policy import Action, Caller
-from vault.access.sessions import LIFETIME, Sessions
+from vault.access.sessions import Sessions
 from vault.access.tokens import is_session_token
 from vault.accesslog.event import AccessEvent, Actor, EventType
 from vault.accesslog.writer import AccessLog
@@ -46,13 +47,6 @@ TTL_SECONDS: Final = 5.0
 """How long a recognised key is not looked up again. A revoked one is dead at once all the same: every act
 is recorded on condition that its key is live (`vault.accesslog.event`). Sessions are looked up each time:
 what their roles allow is not in the event's condition."""
-
-COOKIE: Final = "__Host-strongroom"
-"""Of a browser's session. The prefix has browsers keep it to this host, over TLS, for every path (RFC
-6265bis)."""
-
-PLAIN_COOKIE: Final = "strongroom"
-"""The same on plain HTTP, which is served on loopback only."""
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -128,35 +122,15 @@ def _bearer(request: Request) -> str | None:
 
 def _cookie(request: Request) -> str | None:
     """The session of a browser. Raises: CrossSite: the request may come from another site's page."""
-    secure = request.url.scheme == "https"
-    text = request.cookies.get(COOKIE if secure else PLAIN_COOKIE)
+    text = session_token(request)
     if text and request.method not in SAFE_METHODS:
         refuse_cross_site(request)
     return text
 
 
-def cookie_of(request: Request) -> str | None:
-    """The session that a browser shows, whatever else the request carries. Raises: CrossSite."""
-    return _cookie(request)
-
-
 def came_by_cookie(request: Request) -> bool:
     """Whether an authenticated request is a browser's, so that a new token goes into its cookie."""
     return not _bearer(request)
-
-
-def set_cookie(request: Request, response: Response, token: str) -> None:
-    """Have the browser keep a session's token where no page's script reads it."""
-    secure = request.url.scheme == "https"
-    response.set_cookie(
-        COOKIE if secure else PLAIN_COOKIE,
-        token,
-        max_age=int(LIFETIME.total_seconds()),
-        path="/",
-        secure=secure,
-        httponly=True,
-        samesite="strict",
-    )
 
 
 def refuse_cross_site(request: Request) -> None:

@@ -11,8 +11,12 @@ from typing import Final
 
 from fastapi import Request, Response
 
-from api.auth import COOKIE, PLAIN_COOKIE
 from vault.access.oidc_sign_ins import LASTS
+from vault.access.sessions import LIFETIME
+
+COOKIE: Final = "__Host-strongroom"
+PLAIN_COOKIE: Final = "strongroom"
+"""Of the session, on HTTPS and on HTTP."""
 
 SIGN_IN_COOKIE: Final = "__Host-strongroom-sign-in"
 PLAIN_SIGN_IN_COOKIE: Final = "strongroom-sign-in"
@@ -30,7 +34,15 @@ def set_session(request: Request, response: Response, token: str) -> None:
     """Let the browser show this session from now on; a page of another site cannot have it shown."""
     secure = _is_secure(request)
     name = COOKIE if secure else PLAIN_COOKIE
-    response.set_cookie(name, token, path="/", secure=secure, httponly=True, samesite="strict")
+    response.set_cookie(
+        name,
+        token,
+        max_age=int(LIFETIME.total_seconds()),
+        path="/",
+        secure=secure,
+        httponly=True,
+        samesite="strict",
+    )
 
 
 def sign_in_secret(request: Request) -> str | None:

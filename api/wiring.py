@@ -31,7 +31,7 @@ from replication.sitewatch import RESYNC_OF, SiteWatch
 from replication.status import SiteStatuses
 from replication.verify import Verify
 from vault import keyexport
-from vault.access import api_keys, enrolment, role_grants
+from vault.access import api_keys, role_grants, ways_in
 from vault.access.api_keys import ApiKeys
 from vault.access.approval_upkeep import ApprovalUpkeep
 from vault.access.approvals import Approvals
@@ -226,7 +226,7 @@ class Wiring:
             Action.KEY_EXPORT: keyexport.owned,
             Action.API_KEY_ISSUE: api_keys.owned_by_vault,
             Action.ROLE_GRANT: role_grants.owned_by_vault,
-            Action.CREDENTIALS_RESET: enrolment.owned,
+            Action.CREDENTIALS_RESET: ways_in.owned_by_vault,
             Action.SITE_FAIL_OVER: failover.owned,
             Action.KEY_REGISTER_RECOVERY: recovery_keys.owned,
         }

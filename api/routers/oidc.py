@@ -58,7 +58,7 @@ def come_back(request: Request, response: Response, services: ServicesOf) -> Sig
     came_with = cookies.session_token(request)
     if came_with is not None:
         # Whoever gave the browser that session, it is not to go on under it.
-        services.sessions.end(came_with, request_id)
+        services.sessions.end(came_with)
     response.headers.update(_FOR_THE_BROWSER_ONLY)
     cookies.set_session(request, response, begun.token)
     cookies.forget_sign_in_secret(request, response)

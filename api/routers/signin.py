@@ -10,7 +10,8 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
-from api.auth import allowed_to, came_by_cookie, cookie_of, refuse_cross_site, set_cookie
+from api import cookies
+from api.auth import allowed_to, came_by_cookie, refuse_cross_site
 from api.dependencies import ServicesOf
 from api.signinshapes import (
     AppSecretShape,
@@ -46,7 +47,7 @@ def sign_in(
         given.shown(),
         at=clock.now(),
         request_id=request.state.request_id,
-        replaces=cookie_of(request) if given.as_cookie else None,
+        replaces=cookies.session_token(request) if given.as_cookie else None,
     )
     return _answer(request, response, begun, as_cookie=given.as_cookie)
 
@@ -109,7 +110,7 @@ def _answer(
 ) -> BegunSessionShape:
     _keep_nowhere(response)
     if as_cookie:
-        set_cookie(request, response, begun.token)
+        cookies.set_session(request, response, begun.token)
     return BegunSessionShape.begun(begun, with_token=not as_cookie)
 
 

@@ -19,8 +19,8 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from api import cookies, metrics
-from api.auth import COOKIE, PLAIN_COOKIE
 from api.bootstrap import build
+from api.cookies import COOKIE, PLAIN_COOKIE
 from api.oidc import signin
 from api.settings import KmsSettings, OidcSettings, Settings
 from tests.api.helpers import upload

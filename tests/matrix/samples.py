@@ -184,6 +184,9 @@ _FAILOVER_REQUEST: Final = _made(
     World.failover_request, theirs=lambda world, by: world.failover_request(by)
 )
 _LIST: Final = Sample()
+_PROOF: Final = {"password": "a long password", "totp": "123456"}
+_NOT_PROVED: Final = frozenset({"sign-in-refused", "sign-in-delayed"})
+_NO_TOKEN: Final = "se_none"
 _NO_PROVIDER: Final = Sample(domain=frozenset({"not-configured"}))
 _JOB: Final = Sample(before=World.clear_jobs)
 
@@ -240,6 +243,13 @@ SAMPLES: Final[dict[str, Sample]] = {
     "POST /v1/departments": _made(_named("department"), body=_whole),
     "POST /v1/departments/{name}/close": _made(World.department),
     "POST /v1/people": _made(_named("person"), body=_whole),
+    "POST /v1/people/{principal_id}/enrolment | without a dangerous role, or a way in so far": _made(
+        World.person
+    ),
+    "POST /v1/people/{principal_id}/enrolment | with a dangerous role and a way in, now or once": _made(
+        World.dangerous_person,
+        asked=Asked("credentials.reset", "staffing", _principal_target, _security),
+    ),
     "GET /v1/people/{principal_id}/identities": _made(World.person),
     "POST /v1/people/{principal_id}/identities | without a dangerous role, or a way in so far": _made(
         World.person, body=_new_identity
@@ -282,6 +292,12 @@ SAMPLES: Final[dict[str, Sample]] = {
     "GET /v1/sessions": _LIST,
     "POST /v1/sessions/end": Sample(caller=_fresh),
     "POST /v1/sessions/{session_id}/revoke": _made(World.open_session),
+    # Nobody of this vault has a password.
+    "POST /v1/sessions/step-up": Sample(body=_just(**_PROOF), domain=_NOT_PROVED),
+    "POST /v1/me/password": Sample(
+        body=_just(old="a long password", new="another long one", totp="123456"),
+        domain=_NOT_PROVED,
+    ),
     "GET /v1/oidc/step-up": _NO_PROVIDER,
     # Nobody would carry on: this vault has one security administrator.
     "POST /v1/setup/close": Sample(domain=frozenset({"setup-incomplete"})),
@@ -295,6 +311,9 @@ SAMPLES: Final[dict[str, Sample]] = {
     ),
     "POST /v1/approvals | an API key": _made(
         World.application, body=_asking("api-key.issue", "staffing", _principal_target)
+    ),
+    "POST /v1/approvals | a new way to sign in": _made(
+        World.person, body=_asking("credentials.reset", "staffing", _principal_target)
     ),
     "POST /v1/approvals | a recovery key": _made(
         _recovery_key, body=_asking("key.register-recovery", "exercise", _recovery_target)
@@ -313,6 +332,7 @@ SAMPLES: Final[dict[str, Sample]] = {
         World.key_grant, theirs=lambda world, by: world.key_grant(OWN, by)
     ),
     "POST /v1/access/explain": Sample(body=_just(who="demo", action="document.read")),
+    "GET /v1/access/conflicts": _LIST,
     "GET /v1/access/findings": _LIST,
     "GET /v1/keys": _LIST,
     "GET /v1/keys/recovery": _LIST,
@@ -357,6 +377,16 @@ SAMPLES: Final[dict[str, Sample]] = {
     "GET /healthz": Sample(),
     "GET /readyz": Sample(),
     "GET /metrics": Sample(),
+    "POST /v1/sessions/password": _made(
+        _named("stranger"), body=_body(**_PROOF), domain=_NOT_PROVED
+    ),
+    "POST /v1/enrolment": Sample(
+        body=_just(token=_NO_TOKEN, password="a long password"),
+        domain=frozenset({"enrolment-refused"}),
+    ),
+    "POST /v1/enrolment/confirm": Sample(
+        body=_just(token=_NO_TOKEN, totp="123456"), domain=frozenset({"enrolment-refused"})
+    ),
     "GET /v1/oidc/sign-in": _NO_PROVIDER,
     "GET /v1/oidc/callback": _NO_PROVIDER,
     "GET /v1/keys/public": Sample(),

@@ -17,11 +17,10 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, exists, func, or_, select
+from sqlalchemy import Connection, Row, func, select
 
 from keymgmt.totp import TotpSecret
 from vault.access import recovery_codes
-from vault.access.approvals import Owned, Target, id_part
 from vault.access.attempts import Attempts, login_of
 from vault.access.authorise import require
 from vault.access.credentials import CredentialRefused
@@ -29,16 +28,15 @@ from vault.access.grants import Grants
 from vault.access.local_users import LocalUsers
 from vault.access.passwords import Passwords, require_usable
 from vault.access.policy import Action
-from vault.access.principals import PrincipalKind
-from vault.access.roles import DANGEROUS
 from vault.access.sealed_rows import LOCAL_USERS
 from vault.access.seals import Seals
 from vault.access.tokens import Token, TokenKind, make_token, parse_token
+from vault.access.ways_in import judge_new_way_in
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.context import as_caller
 from vault.database import Database
-from vault.errors import EnrolmentRefused, InvalidValue, NotAllowed, NotFound
-from vault.tables import local_users, principals, role_grants
+from vault.errors import EnrolmentRefused, InvalidValue, NotFound
+from vault.tables import local_users
 
 GOOD_FOR: Final = timedelta(hours=72)
 
@@ -66,18 +64,6 @@ class AppSecret:
 
     otpauth_url: str = field(repr=False)
     secret: str = field(repr=False)
-
-
-def owned(connection: Connection, _actor: Actor, target: Target) -> Owned:
-    """Somebody whose credentials are to be reset, as the target of an approval.
-
-    Raises: InvalidValue, NotFound.
-    """
-    principal_id = id_part(target, "principal")
-    person = (principals.c.id == principal_id) & (principals.c.kind == PrincipalKind.PERSON.value)
-    if not connection.execute(select(exists().where(person))).scalar_one():
-        raise NotFound("person")
-    return Owned(_target(principal_id))
 
 
 class Enrolments:
@@ -112,12 +98,8 @@ class Enrolments:
         broken = self._seals.refusing(NotFound("person"))
         with broken, self._database.transaction(as_caller(actor.caller)) as connection:
             principal, row = self._users.locked(connection, principal_id)
-            if principal.person_id == actor.caller.person_id:
-                raise NotAllowed("nobody resets their own credentials; somebody else does it")
+            judge_new_way_in(connection, self._grants, actor, principal)
             was_enrolled = row is not None and row.enrolled_at is not None
-            if was_enrolled and _is_dangerous(connection, principal):
-                target = _target(principal_id)
-                self._grants.use(connection, actor, Action.CREDENTIALS_RESET, target)
             detail = {"principal": str(principal_id), "first": not was_enrolled}
             record(connection, AccessEvent(EventType.CREDENTIALS_RESET, actor, detail=detail))
             return self._issued(connection, principal, row)
@@ -245,23 +227,7 @@ def _parsed(text: str) -> Token:
         raise EnrolmentRefused from None
 
 
-def _target(principal_id: UUID) -> Target:
-    return {"principal": str(principal_id)}
-
-
 def _is_late(connection: Connection, row: Row[Any]) -> bool:
     if row.enrolment_expires_at is None:
         return False
     return bool(connection.execute(select(func.now() >= row.enrolment_expires_at)).scalar_one())
-
-
-def _is_dangerous(connection: Connection, principal: Row[Any]) -> bool:
-    """Whether somebody holds a role that takes two people to give, now or later."""
-    columns = role_grants.c
-    held = (
-        (columns.principal_id == principal.id)
-        & columns.role.in_(sorted(DANGEROUS))
-        & columns.revoked_at.is_(None)
-        & or_(columns.ends_at.is_(None), columns.ends_at > func.now())
-    )
-    return bool(connection.execute(select(exists().where(held))).scalar_one())

@@ -12,22 +12,21 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Row, exists, func, insert, or_, select
+from sqlalchemy import Connection, Row, func, insert, select
 
-from vault.access.approvals import Owned, Target, id_part
 from vault.access.authorise import require
 from vault.access.grants import Grants
 from vault.access.policy import Action
-from vault.access.roles import DANGEROUS
 from vault.access.sealed_rows import OIDC_IDENTITIES
 from vault.access.seals import Seals
+from vault.access.ways_in import judge_new_way_in
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.context import as_caller
 from vault.database import Database, DuplicateRow
 from vault.errors import AlreadyExists, IdentityNotLinked, InvalidValue, NotFound
 from vault.model import Page
 from vault.paging import Listing, PageRequest
-from vault.tables import oidc_identities, principals, role_grants, sessions
+from vault.tables import oidc_identities, principals
 
 MAX_CHARACTERS: Final = 255
 """Of issuer and of subject; OpenID Connect Core 1.0 §2 says so of the latter."""
@@ -161,9 +160,7 @@ class Identities:
         principal = self._seals.locked_principal(connection, principal_id)
         if principal.kind != "person" or principal.disabled_at is not None:
             raise NotFound("person")
-        if takes_approval(connection, principal.id):
-            target = {"principal": str(principal.id)}
-            self._grants.use(connection, actor, Action.CREDENTIALS_RESET, target)
+        judge_new_way_in(connection, self._grants, actor, principal)
         row = {
             "id": uuid4(),
             "principal_id": principal.id,
@@ -201,31 +198,6 @@ class Identities:
         return self._seals.change(
             connection, OIDC_IDENTITIES, row, revoked_at=now, authority_epoch=epoch
         )
-
-
-def takes_approval(connection: Connection, principal_id: UUID) -> bool:
-    """Whether a new way to sign in as a locked principal could take over what others were given two people's
-    trust for: they hold a dangerous role, and have a way in, or had one.
-
-    *Had*, because else whoever takes the old way away first could give a new one alone.
-    """
-    held = role_grants.c
-    is_dangerous = exists().where(
-        held.principal_id == principal_id,
-        held.role.in_(role.value for role in DANGEROUS),
-        held.revoked_at.is_(None),
-        or_(held.ends_at.is_(None), held.ends_at > func.now()),
-    )
-    had_a_way_in = or_(
-        exists().where(oidc_identities.c.principal_id == principal_id),
-        exists().where(sessions.c.principal_id == principal_id),
-    )
-    return bool(connection.execute(select(is_dangerous & had_a_way_in)).scalar_one())
-
-
-def owned_by_vault(_connection: Connection, _actor: Actor, target: Target) -> Owned:
-    """Somebody's ways to sign in, as the target of an approval. Raises: InvalidValue."""
-    return Owned({"principal": str(id_part(target, "principal"))})
 
 
 def _event(kind: EventType, actor: Actor, row: Row[Any]) -> AccessEvent:

@@ -182,10 +182,10 @@ class Sessions:
             now = connection.execute(select(func.now())).scalar_one()
             self._seals.change(connection, SESSIONS, row, revoked_at=now)
 
-    def end(self, text: str, request_id: str) -> None:
-        """End the session of a token, if it is one that is open."""
-        with suppress(CredentialRefused, CredentialRevoked):
-            self.end_own(Actor(self.authenticate(text), request_id))
+    def end(self, text: str) -> None:
+        """As `end_replaced`, in a transaction of its own."""
+        with self._database.transaction() as connection:
+            self.end_replaced(connection, text)
 
     def end_replaced(self, connection: Connection, text: str) -> None:
         """End the session that a browser still showed when it signed in anew; what is none is left alone."""
