@@ -421,6 +421,16 @@ def test_a_head_for_one_class_decides_over_nothing(service: RunningService, leav
     assert decide(client, leaving.ask()).status_code == 404
 
 
+def test_asking_needs_no_step_up_and_the_act_does(service: RunningService, leaving: Exit) -> None:
+    manager = person(service, "manager", [(Role.ARCHIVE_MANAGER, "demo")], stepped_up=False)
+    asked = ask(manager.client, Action.KEY_EXPORT, leaving.target)
+    assert decide(leaving.head.client, asked).json()["state"] == "approved"
+    path = f"/v1/documents/{leaving.document['id']}/versions/1/export-key"
+    assert slug(manager.client.post(path)) == "step-up-needed"
+    with sign_in(service, manager.id) as awake:
+        assert awake.post(path).status_code == 200
+
+
 def test_without_a_step_up_nobody_decides(service: RunningService, leaving: Exit) -> None:
     sleepy = person(service, "sleepy", HEAD, stepped_up=False)
     refused = decide(sleepy.client, leaving.ask())

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
@@ -170,7 +170,7 @@ class Approvals:
         _require_in_principle(actor.caller, new.action)
         _require_somebody_responsible(actor.caller)
         with self._database.transaction(context_of(actor.caller)) as connection:
-            owned = self._owner_of(new.action)(connection, actor, new.target)
+            owned = self._owner_of(new.action)(connection, _as_if_stepped_up(actor), new.target)
             now = connection.execute(select(func.now())).scalar_one()
             row = {
                 "id": uuid4(),
@@ -363,6 +363,11 @@ def deciders(row: Any) -> tuple[Role, ...]:
     decided_by = RULES[Action(row.action)].decided_by
     roles = () if decided_by is None else (decided_by,)
     return (*roles, Role.COMPLIANCE) if row.escalated_at and row.department else roles
+
+
+def _as_if_stepped_up(actor: Actor) -> Actor:
+    """To judge the target by what the act will need, but for the step-up: that is for the act."""
+    return replace(actor, caller=replace(actor.caller, has_stepped_up=True))
 
 
 def _require_in_principle(caller: Caller, action: Action) -> None:
