@@ -8,6 +8,7 @@ from uuid import UUID
 
 import typer
 
+from api.commands.asking import Act, Ask, asking
 from api.commands.output import (
     AsJson,
     Everything,
@@ -18,6 +19,7 @@ from api.commands.output import (
     show,
     show_list,
 )
+from vault.access.policy import Action
 from vault.access.principals import PrincipalKind
 
 principal = typer.Typer(help="Applications and people that act.", no_args_is_help=True)
@@ -105,15 +107,23 @@ def issue_key(
         list[str] | None, typer.Option("--scope", help="all of the principal's otherwise")
     ] = None,
     lifetime_days: Days = None,
+    ask: Ask = None,
     as_json: AsJson = False,
 ) -> None:
-    """Issue a key; its token is shown this once. Example: strongroom api-key issue 0198…"""
+    """Issue a key; its token is shown this once.
+
+    One that reaches every department, exports keys, operates or audits takes somebody else's approval.
+
+    Example: strongroom api-key issue 0198…
+    """
     body = {
         "principal_id": str(principal_id),
         "scopes": scopes or None,
         "lifetime_days": lifetime_days,
     }
-    post(context, as_json, "/v1/api-keys", body)
+    act = Act(Action.API_KEY_ISSUE, {"principal": str(principal_id)})
+    with asking(context, as_json, act, ask) as client:
+        show(context, client.call("POST", "/v1/api-keys", json=body))
 
 
 @api_key.command("rotate")

@@ -27,6 +27,9 @@ from vault.access.roles import Role
 
 department = typer.Typer(help="Departments.", no_args_is_help=True)
 person = typer.Typer(help="People, who act with roles.", no_args_is_help=True)
+identity = typer.Typer(
+    help="Accounts at the OpenID provider, by which people sign in.", no_args_is_help=True
+)
 role = typer.Typer(help="Roles of people.", no_args_is_help=True)
 session = typer.Typer(help="Sessions of people who signed in.", no_args_is_help=True)
 setup = typer.Typer(help="The time before people carry on.", no_args_is_help=True)
@@ -40,6 +43,7 @@ _DEPARTMENT: Final = ("name", "title", "created_at", "closed_at")
 _PERSON: Final = (
     *("id", "name", "display_name", "department", "person_id", "created_at", "disabled_at"),
 )
+_IDENTITY: Final = ("id", "principal_id", "issuer", "subject", "linked_at", "revoked_at")
 _ROLE: Final = (
     *("id", "principal_id", "role", "department", "class", "deputy_of", "starts_at", "ends_at"),
     *("granted_by", "revoked_at"),
@@ -126,6 +130,47 @@ def list_people(
         "page_token": page_token,
     }
     show_list(context, as_json, "/v1/principals", options, _PERSON, all_pages=all_pages)
+
+
+@identity.command("link")
+def link_identity(
+    context: typer.Context,
+    principal_id: PrincipalId,
+    issuer: Annotated[str, typer.Option(help="the provider, exactly as it writes itself")],
+    subject: Annotated[str, typer.Option(help="the account there, as its directory has it")],
+    ask: Ask = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a person sign in as an account at the provider. It may take somebody else's approval.
+
+    Example: strongroom identity link 0198… --issuer https://login.example.org --subject 8f0d…
+    """
+    act = Act(Action.CREDENTIALS_RESET, {"principal": str(principal_id)})
+    body = {"issuer": issuer, "subject": subject}
+    with asking(context, as_json, act, ask) as client:
+        path = f"/v1/people/{principal_id}/identities"
+        show(context, client.call("POST", path, json=body))
+
+
+@identity.command("list")
+def list_identities(
+    context: typer.Context,
+    principal_id: PrincipalId,
+    page_size: PageSize = 100,
+    page_token: PageToken = None,
+    all_pages: Everything = False,
+    as_json: AsJson = False,
+) -> None:
+    """List a person's accounts, revoked ones too. Example: strongroom identity list 0198…"""
+    options = {"page_size": page_size, "page_token": page_token}
+    path = f"/v1/people/{principal_id}/identities"
+    show_list(context, as_json, path, options, _IDENTITY, all_pages=all_pages)
+
+
+@identity.command("revoke")
+def revoke_identity(context: typer.Context, identity_id: UUID, as_json: AsJson = False) -> None:
+    """Let nobody sign in by it; the person's sessions end. Example: strongroom identity revoke 0198…"""
+    post(context, as_json, f"/v1/identities/{identity_id}/revoke")
 
 
 @role.command("grant")

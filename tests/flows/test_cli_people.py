@@ -407,3 +407,31 @@ def test_a_bare_date_is_a_whole_day_in_utc() -> None:
 def test_what_is_no_moment_is_refused(written: str) -> None:
     with pytest.raises(typer.BadParameter):
         moments.end(written)
+
+
+def test_an_account_at_the_provider_is_linked_listed_and_revoked(
+    service: RunningService, first: Cli, second: Cli
+) -> None:
+    operator = person(service, "operator", [(Role.IT_OPERATIONS, None)])
+    words = (
+        *("identity", "link", str(operator.id)),
+        *("--issuer", "https://login.example.org", "--subject", "8f0d"),
+    )
+    asked = first.json(*words, "--ask", "new directory", exit_code=1)
+    assert asked["action"] == "credentials.reset"
+    second.run("approval", "approve", asked["id"])
+    linked = first.json(*words)
+    assert linked["subject"] == "8f0d"
+    assert first.json("identity", "list", str(operator.id))["items"] == [linked]
+    assert first.json("identity", "revoke", linked["id"])["revoked_at"]
+
+
+def test_a_key_that_reaches_every_department_is_asked_for_and_issued(
+    service: RunningService, first: Cli, second: Cli
+) -> None:
+    made = first.json("principal", "add", "all", "--scope", "read", "--department", "*")
+    words = ("api-key", "issue", made["id"])
+    assert "approval request api-key.issue" in first.run(*words, exit_code=1).stderr
+    asked = first.json(*words, "--ask", "the yearly export", exit_code=1)
+    second.run("approval", "approve", asked["id"])
+    assert first.json(*words)["token"].startswith("sr_")
