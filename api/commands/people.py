@@ -222,16 +222,12 @@ def grant_role(
         role=held,
         department=department,
         deputy_of=deputy_of,
+        starts_at=starts_at,
         ends_at=until,
         **{"class": class_name},
     )
-    # When it starts is no part of what is approved (`NewRoleGrant.target`).
     act = Act(Action.ROLE_GRANT, {"principal": str(principal_id), **about})
-    body = {
-        "principal_id": str(principal_id),
-        **about,
-        **_given(starts_at=starts_at),
-    }
+    body = {"principal_id": str(principal_id), **about}
     with asking(context, as_json, act, ask) as client:
         show(context, client.call("POST", "/v1/role-grants", json=body))
 

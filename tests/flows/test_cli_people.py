@@ -202,14 +202,16 @@ def test_a_role_until_a_day_is_asked_for_with_the_target_that_the_act_uses(
     grant(service, UUID(head["id"]), Role.DEPARTMENT_HEAD, department="sales")
     words = (
         *("role", "grant", deputy["id"], "department_head", "--department", "sales"),
-        *("--deputy-of", head["id"], "--until", days_from_now(9)),
+        *("--deputy-of", head["id"], "--from", days_from_now(1), "--until", days_from_now(9)),
     )
     asked = first.json(*words, "--ask", "leave", exit_code=1)
     assert asked["target"]["ends_at"] == f"{days_from_now(10)}T00:00:00+00:00"
     second.run("approval", "approve", asked["id"])
     other_day = (*words[:-1], days_from_now(8))
     assert first.json(*other_day, exit_code=1)["type"].endswith("approval-needed")
-    granted = first.json(*words, "--from", days_from_now(1))
+    at_once = (*words[:-4], *words[-2:])
+    assert first.json(*at_once, exit_code=1)["type"].endswith("approval-needed")
+    granted = first.json(*words)
     assert granted["deputy_of"] == head["person_id"]
     assert granted["starts_at"].startswith(days_from_now(1))
 
