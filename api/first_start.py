@@ -24,13 +24,15 @@ def create_once(
 ) -> bool:
     """Make a principal with a key, unless one of this name is there; whether it was made.
 
+    An administrator is made for an empty vault only: whoever renames the one there was gets no other.
+
     The key is shown before it is committed: one that was shown in vain does no harm, since the next
     start shows another, but one that was committed unseen would leave a vault that nobody can open.
     Two processes that start at once: one of them makes it.
     """
     try:
         with database.transaction() as connection:
-            if _is_there(connection, new.name):
+            if _is_there(connection, new):
                 return False
             principal = insert_principal(connection, seals, new)
             detail = {"principal": str(principal.id), "by": "first start"}
@@ -41,6 +43,8 @@ def create_once(
     return True
 
 
-def _is_there(connection: Connection, name: str) -> bool:
-    found = connection.execute(select(exists().where(principals.c.name == name)))
-    return bool(found.scalar_one())
+def _is_there(connection: Connection, new: NewPrincipal) -> bool:
+    found = select(principals.c.id)
+    if Scope.ADMIN not in new.scopes:
+        found = found.where(principals.c.name == new.name)
+    return bool(connection.execute(select(exists(found))).scalar_one())

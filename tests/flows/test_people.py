@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import Engine, text
 
+from api.first_start import ADMINISTRATOR, create_once
 from api.settings import KmsSettings
 from tests.api.helpers import upload
 from tests.people import add_person, department, grant, person, sign_in
@@ -152,3 +154,15 @@ def test_a_key_that_reaches_every_department_takes_two_people(service: RunningSe
     application = one.client.post("/v1/principals", json=narrow).json()
     issued = one.client.post("/v1/api-keys", json={"principal_id": application["id"]})
     assert issued.status_code == 201
+
+
+def test_whoever_renames_the_administrator_gets_no_other(
+    service: RunningService, owner: Engine
+) -> None:
+    with owner.begin() as connection:
+        connection.execute(text("UPDATE principals SET name = 'x' WHERE name = 'administrator'"))
+    shown: list[str] = []
+    services = service.services
+    shared = services.database.as_shared()
+    assert not create_once(shared, services.seals, ADMINISTRATOR, shown.append)
+    assert shown == []
