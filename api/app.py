@@ -33,7 +33,17 @@ from api.routers import (
 )
 from api.services import Services
 from vault.accesslog.event import AccessEvent, EventType
-from vault.errors import ApprovalNeeded, NotAllowed, NotFound, StepUpNeeded, VaultError
+from vault.errors import (
+    ApprovalNeeded,
+    ApprovalOver,
+    DocumentHeld,
+    DutiesConflict,
+    NotAllowed,
+    NotFound,
+    SetupIncomplete,
+    StepUpNeeded,
+    VaultError,
+)
 
 NOTE_USE_EVERY_SECONDS: Final = 30
 
@@ -41,6 +51,12 @@ _ROUTED: Final = (
     *(contents, documents, administration, people, signin, oidc, approvals, access, keys, sites),
     health,
 )
+
+_DENIALS: Final = (
+    *(NotAllowed, StepUpNeeded, ApprovalNeeded, NotFound),
+    *(DocumentHeld, DutiesConflict, ApprovalOver, SetupIncomplete),
+)
+"""What a rule about people refused, which is an event."""
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +116,7 @@ async def _note_use(authenticator: Authenticator, services: Services) -> None:
 def _add_handlers(app: FastAPI) -> None:
     for exception in errors.PROBLEMS:
         app.add_exception_handler(exception, errors.answer_domain_error)
-    for denied in (NotAllowed, StepUpNeeded, ApprovalNeeded, NotFound):
+    for denied in _DENIALS:
         app.add_exception_handler(denied, _answer_denial)
     app.add_exception_handler(errors.NotModified, errors.answer_not_modified)
     app.add_exception_handler(RequestValidationError, errors.answer_invalid_request)

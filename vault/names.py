@@ -60,13 +60,18 @@ def display_text(raw: str, kind: str, max_characters: int) -> str:
     return text
 
 
+def is_label(raw: str) -> bool:
+    """Whether this may name a class, department or principal."""
+    return _LABEL.fullmatch(raw) is not None
+
+
 def label(raw: str, kind: str) -> str:
     """`raw`, if it may name a class, department or principal: 1 to 64 of ``a-z 0-9 . _ -``.
 
     Raises:
         InvalidValue: it may not.
     """
-    if not _LABEL.fullmatch(raw):
+    if not is_label(raw):
         raise InvalidValue(
             f"a {kind} is named by 1 to 64 characters a-z, 0-9, '.', '_' and '-', "
             "starting and ending with a letter or digit"

@@ -129,7 +129,7 @@ def sign_out(services: ServicesOf, actor: SignedIn) -> None:
 
 @router.post("/sessions/{session_id}/revoke")
 def revoke_session(services: ServicesOf, actor: SessionRevoker, session_id: UUID) -> SessionShape:
-    """End somebody's session, from now on."""
+    """End somebody's session, from now on, and all others of theirs with it."""
     return SessionShape.of(services.sessions.revoke(actor, session_id))
 
 

@@ -107,6 +107,19 @@ def test_rotation_keeps_two_keys_alive_and_refuses_a_third(service: RunningServi
     assert new.post("/v1/api-keys/rotate", json={}).status_code == 409
 
 
+def test_a_successor_lives_no_longer_than_the_key_it_succeeds(service: RunningService) -> None:
+    principal_id, _ = issue(service, "app", scopes=["read"], department="demo")
+    body = {"principal_id": principal_id, "lifetime_days": 1}
+    short = service.admin.post("/v1/api-keys", json=body).json()
+    first = service.admin.get(f"/v1/api-keys?principal_id={principal_id}").json()["items"][-1]
+    service.admin.post(f"/v1/api-keys/{first['id']}/revoke")
+    client = service.client(short["token"])
+    for asked in ({}, {"lifetime_days": 30}):
+        rotated = client.post("/v1/api-keys/rotate", json=asked).json()
+        assert rotated["expires_at"] == short["expires_at"]
+        service.admin.post(f"/v1/api-keys/{rotated['id']}/revoke")
+
+
 def test_secrets_are_not_stored(service: RunningService, database_urls: DatabaseUrls) -> None:
     secret = service.demo_key.split("_", 2)[2].rpartition("_")[0]
     owner = create_engine(database_urls.owner)

@@ -1003,7 +1003,73 @@ def test_what_sql_gave_back_to_a_head_no_deputy_goes_on_with(
     assert findings(service) == {("role_grants", str(headship))}
 
 
+def test_a_head_whom_sql_enabled_again_lends_no_deputy_anything(
+    service: RunningService, owner: Engine
+) -> None:
+    department(service, "sales")
+    head, deputy = (add_person(service, name)["id"] for name in ("head", "deputy"))
+    grant(service, UUID(head), Role.DEPARTMENT_HEAD, department="sales")
+    ends = datetime.now(UTC) + timedelta(days=3)  # noqa: TID251
+    given = {"department": "sales", "deputy_of": UUID(head), "ends_at": ends}
+    grant(service, UUID(deputy), Role.DEPARTMENT_HEAD, **given)
+    service.admin.post(f"/v1/principals/{head}/disable")
+    run(owner, "UPDATE principals SET disabled_at = NULL WHERE id = :id", id=head)
+    assert sign_in(service, UUID(deputy)).get("/v1/whoami").json()["roles"] == []
+    assert ("principals", head) in findings(service)
+
+
+def test_a_role_that_sql_hid_still_makes_a_new_way_in_take_two_people(
+    service: RunningService, owner: Engine
+) -> None:
+    one, two = (person(service, name, SECURITY) for name in ("one", "two"))
+    path = f"/v1/people/{two.id}/enrolment"
+    assert slug(one.client.post(path)) == "approval-needed"
+    run(owner, "UPDATE role_grants SET revoked_at = now() WHERE principal_id = :id", id=two.id)
+    assert slug(one.client.post(path)) == "approval-needed"
+    assert {table for table, _ in findings(service)} == {"role_grants"}
+
+
+def test_a_deputy_does_not_decide_over_whom_they_stand_in_for(service: RunningService) -> None:
+    one, two = (person(service, name, SECURITY) for name in ("one", "two"))
+    deputy = UUID(add_person(service, "deputy")["id"])
+    ends = datetime.now(UTC) + timedelta(days=3)  # noqa: TID251
+    grant(service, deputy, Role.SECURITY_ADMINISTRATOR, deputy_of=two.id, ends_at=ends)
+    asked = ask(one.client, Action.CREDENTIALS_RESET, {"principal": str(two.id)})
+    refused = decide(sign_in(service, deputy), asked)
+    assert (refused.status_code, slug(refused)) == (403, "not-allowed")
+    assert "whom they stand in for" in refused.json()["detail"]
+
+
+def test_what_decides_over_people_is_approved_for_one_use(service: RunningService) -> None:
+    body = {
+        "action": "role.grant",
+        "target": {"principal": add_person(service, "next")["id"], "role": "auditor"},
+        "purpose": "staffing",
+        "reason": "a colleague",
+        "uses": 2,
+    }
+    assert slug(service.admin.post("/v1/approvals", json=body)) == "invalid-input"
+
+
 # Set-up
+
+
+def test_set_up_does_not_end_with_people_who_cannot_come_in_or_stay(
+    service: RunningService,
+) -> None:
+    one = person(service, "one", SECURITY)
+    for name, roles in (("o", OPERATIONS), ("a", [(Role.AUDITOR, None)])):
+        person(service, name, roles)
+    deputy = UUID(add_person(service, "deputy")["id"])
+    ends = datetime.now(UTC) + timedelta(days=3)  # noqa: TID251
+    grant(service, deputy, Role.SECURITY_ADMINISTRATOR, deputy_of=one.id, ends_at=ends)
+    sign_in(service, deputy)
+    assert slug(service.admin.post("/v1/setup/close")) == "setup-incomplete"
+    outside = UUID(add_person(service, "outside")["id"])
+    grant(service, outside, Role.SECURITY_ADMINISTRATOR)
+    assert slug(service.admin.post("/v1/setup/close")) == "setup-incomplete"
+    sign_in(service, outside)
+    assert service.admin.post("/v1/setup/close").status_code == 200
 
 
 def test_set_up_is_closed_though_sql_put_an_administrator_there(

@@ -513,17 +513,20 @@ def test_linking_an_identity_to_somebody_dangerous_who_had_a_way_in_takes_an_app
     assert is_problem(again, 403, "approval-needed"), "once for each approval"
 
 
-def test_a_first_identity_and_one_of_a_clerk_take_no_approval(service: RunningService) -> None:
+def test_who_is_new_is_linked_alone_and_gets_the_role_then(service: RunningService) -> None:
     first = person(service, "first", [(Role.SECURITY_ADMINISTRATOR, None)])
     person(service, "second", [(Role.SECURITY_ADMINISTRATOR, None)])
     issuer = service.services.settings.oidc.issuer  # type: ignore[union-attr]
     clerk = linked_person(service, "clerk", (Role.STAFF, "sales"))
-    operator = add_person(service, "operator")["id"]
+    new, operator = (add_person(service, name)["id"] for name in ("new", "operator"))
     grant(service, UUID(operator), Role.IT_OPERATIONS)
-    for principal in (clerk, operator):
-        new = {"issuer": issuer, "subject": f"of-{principal}"}
-        linked = first.client.post(f"/v1/people/{principal}/identities", json=new)
-        assert linked.status_code == 201, linked.text
+
+    def link(principal: str) -> httpx.Response:
+        identity = {"issuer": issuer, "subject": f"of-{principal}"}
+        return first.client.post(f"/v1/people/{principal}/identities", json=identity)
+
+    assert (link(clerk).status_code, link(new).status_code) == (201, 201)
+    assert is_problem(link(operator), 403, "approval-needed"), "whoever links it could be them"
 
 
 def test_an_identity_is_linked_once_to_people_only_and_by_who_may(service: RunningService) -> None:

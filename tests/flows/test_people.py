@@ -166,3 +166,50 @@ def test_whoever_renames_the_administrator_gets_no_other(
     shared = services.database.as_shared()
     assert not create_once(shared, services.seals, ADMINISTRATOR, shown.append)
     assert shown == []
+
+
+def test_a_revoked_session_that_sql_put_back_stays_over(
+    service: RunningService, owner: Engine
+) -> None:
+    clerk = person(service, "clerk", [(Role.STAFF, "sales")])
+    (session,) = service.admin.get(f"/v1/sessions?principal_id={clerk.id}").json()["items"]
+    with owner.begin() as connection:
+        before = connection.execute(text("SELECT seal FROM sessions")).scalar_one()
+        connection.commit()
+    assert service.admin.post(f"/v1/sessions/{session['id']}/revoke").status_code == 200
+    assert clerk.client.get("/v1/whoami").status_code == 401
+    with owner.begin() as connection:
+        put_back = text("UPDATE sessions SET revoked_at = NULL, seal = :seal")
+        connection.execute(put_back, {"seal": bytes(before)})
+    assert clerk.client.get("/v1/whoami").status_code == 401
+
+
+def test_a_session_whose_last_use_sql_put_into_the_future_is_over(
+    service: RunningService, owner: Engine
+) -> None:
+    clerk = person(service, "clerk", [(Role.STAFF, "sales")])
+    with owner.begin() as connection:
+        connection.execute(text("UPDATE sessions SET last_seen_at = 'infinity'"))
+    assert clerk.client.get("/v1/whoami").status_code == 401
+
+
+def test_what_a_hold_or_a_duty_refuses_is_an_event(service: RunningService, owner: Engine) -> None:
+    manager = person(service, "manager", [(Role.ARCHIVE_MANAGER, "sales")])
+    document = upload(manager.client, b"x")["id"]
+    service.admin.post("/v1/holds", json={"document_id": document, "reason": "a court"})
+    assert manager.client.delete(f"/v1/documents/{document}").status_code == 409
+    operator = add_person(service, "operator")["id"]
+    grant(service, operator, Role.IT_OPERATIONS)
+    body = {"principal_id": operator, "role": "staff", "department": "sales"}
+    assert service.admin.post("/v1/role-grants", json=body).status_code == 409
+    with owner.connect() as connection:
+        query = text("SELECT detail ->> 'rule' FROM access_events WHERE type = 'api:act:denied'")
+        held, duties = connection.execute(query).scalars()
+    assert "legal hold" in held
+    assert "another duty" in duties
+
+
+def test_nobody_is_responsible_who_is_no_person(service: RunningService) -> None:
+    demo = service.admin.get("/v1/principals").json()["items"][0]
+    new = {"name": "app", "scopes": ["read"], "department": "demo", "responsible": demo["id"]}
+    assert service.admin.post("/v1/principals", json=new).status_code == 404

@@ -243,18 +243,16 @@ SAMPLES: Final[dict[str, Sample]] = {
     "POST /v1/departments": _made(_named("department"), body=_whole),
     "POST /v1/departments/{name}/close": _made(World.department),
     "POST /v1/people": _made(_named("person"), body=_whole),
-    "POST /v1/people/{principal_id}/enrolment | without a dangerous role, or a way in so far": _made(
-        World.person
-    ),
-    "POST /v1/people/{principal_id}/enrolment | with a dangerous role and a way in, now or once": _made(
+    "POST /v1/people/{principal_id}/enrolment | without a dangerous role": _made(World.person),
+    "POST /v1/people/{principal_id}/enrolment | with a dangerous role": _made(
         World.dangerous_person,
         asked=Asked("credentials.reset", "staffing", _principal_target, _security),
     ),
     "GET /v1/people/{principal_id}/identities": _made(World.person),
-    "POST /v1/people/{principal_id}/identities | without a dangerous role, or a way in so far": _made(
+    "POST /v1/people/{principal_id}/identities | without a dangerous role": _made(
         World.person, body=_new_identity
     ),
-    "POST /v1/people/{principal_id}/identities | with a dangerous role and a way in, now or once": _made(
+    "POST /v1/people/{principal_id}/identities | with a dangerous role": _made(
         World.dangerous_person,
         body=_new_identity,
         asked=Asked("credentials.reset", "staffing", _principal_target, _security),

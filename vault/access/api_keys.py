@@ -107,18 +107,21 @@ class ApiKeys:
     def rotate(self, actor: Actor, *, lifetime: timedelta | None = None) -> IssuedKey:
         """A successor for the caller's own key, with its scopes; the old one stays live.
 
+        It lives no longer than the old one would: who gave that an end gave it for both.
+
         Raises: TooManyKeys, InvalidValue; CredentialRevoked, also if one of their rows was written by others.
         """
         caller = actor.caller
         broken = self._seals.refusing(CredentialRevoked())
         with broken, self._database.transaction() as connection:
-            self._lock(connection, caller.api_key_id or "")
+            _, own = self._lock(connection, caller.api_key_id or "")
             issued = insert_key(
                 connection,
                 self._seals,
                 caller.principal_id,
                 scopes=caller.scopes,
                 lifetime=lifetime,
+                at_most_until=own.expires_at,
             )
             record(connection, _event(EventType.API_KEY_ROTATED, actor, issued.key))
         return issued
@@ -281,6 +284,7 @@ def insert_key(
     *,
     scopes: Collection[Scope] | None = None,
     lifetime: timedelta | None = None,
+    at_most_until: datetime | None = None,
 ) -> IssuedKey:
     """Issue a key in the caller's transaction. Raises: as `ApiKeys.issue`; SealBroken."""
     principal = seals.locked_principal(connection, principal_id)
@@ -300,13 +304,18 @@ def insert_key(
         "principal_id": principal_id,
         "secret_sha256": secret_sha256,
         "scopes": list(chosen),
-        "expires_at": None if lifetime is None else now + lifetime,
+        "expires_at": _earlier(None if lifetime is None else now + lifetime, at_most_until),
         "revoked_at": None,
         "authority_epoch": principal.authority_epoch,
     }
     sealed = {**new, **seals.sealed(connection, API_KEYS, new)}
     row = connection.execute(insert(api_keys).values(sealed).returning(api_keys)).one()
     return IssuedKey(_key(row), token)
+
+
+def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
+    """The earlier of two ends; None: no end."""
+    return min((end for end in (one, other) if end is not None), default=None)
 
 
 def _refuse_a_third(connection: Connection, principal_id: UUID) -> None:

@@ -105,6 +105,8 @@ class NewApproval:
         display_text(self.reason, "reason", MAX_REASON_CHARACTERS)
         if self.ticket is not None:
             display_text(self.ticket, "ticket", MAX_TICKET_CHARACTERS)
+        if self.purpose is Purpose.STAFFING and self.uses != 1:
+            raise InvalidValue("what decides over people is approved for one use")
         if not 1 <= self.uses <= MAX_USES:
             raise InvalidValue(f"an approval is for 1 to {MAX_USES} uses")
         if not timedelta(minutes=1) <= self.lasts <= MAX_LASTS:
@@ -299,8 +301,14 @@ class Approvals:
         about = [UUID(target[name]) for name in ("principal", "deputy_of") if name in target]
         for found in connection.execute(select(principals).where(principals.c.id.in_(about))):
             self._seals.check(PRINCIPALS.row_from(found))
-            if caller.principal_id == found.id or caller.person_id == found.person_id:
-                raise NotAllowed("nobody decides over what is about themselves")
+            stands_in_for = {held.deputy_of for held in caller.roles if held.deputy_of}
+            if (
+                found.person_id in {caller.person_id, *stands_in_for}
+                or caller.principal_id == found.id
+            ):
+                raise NotAllowed(
+                    "nobody decides over what is about themselves, or about whom they stand in for"
+                )
 
     def _give(self, connection: Connection, approval: Row[Any], now: datetime) -> UUID:
         row = {

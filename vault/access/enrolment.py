@@ -98,7 +98,7 @@ class Enrolments:
         broken = self._seals.refusing(NotFound("person"))
         with broken, self._database.transaction(as_caller(actor.caller)) as connection:
             principal, row = self._users.locked(connection, principal_id)
-            judge_new_way_in(connection, self._grants, actor, principal)
+            judge_new_way_in(connection, self._seals, self._grants, actor, principal)
             was_enrolled = row is not None and row.enrolled_at is not None
             detail = {"principal": str(principal_id), "first": not was_enrolled}
             record(connection, AccessEvent(EventType.CREDENTIALS_RESET, actor, detail=detail))

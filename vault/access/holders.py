@@ -11,7 +11,18 @@ from collections.abc import Collection, Sequence
 from typing import Any, Final, Protocol
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    func,
+    literal,
+    or_,
+    select,
+)
 
 from vault.access.roles import HeldRole, Role
 from vault.access.sealed_rows import PRINCIPALS, ROLE_GRANTS
@@ -53,7 +64,7 @@ def holders(connection: Connection, seals: Seals, role: Role) -> list[Row[Any]]:
     return [
         row
         for row in execute(_OF_ROLE, {"role": role.value})
-        if row.counts and _is_sound(connection, seals, row) and stands(execute, seals, row)
+        if row.counts and _is_sound(execute, seals, row) and stands(execute, seals, row)
     ]
 
 
@@ -66,7 +77,7 @@ def somebody_holds(
     """
     execute = within(connection)
     return any(
-        not _is_sound(connection, seals, row)
+        not _is_sound(execute, seals, row)
         or (
             row.counts
             and row.person_id not in besides
@@ -101,10 +112,8 @@ def stood_in_for(
         "department": department,
         "class": class_name,
     }
-    return any(
-        seals.is_sound(ROLE_GRANTS.row_from(row), row.principal_epoch)
-        for row in execute(_OF_WHOM_A_DEPUTY_STANDS_IN_FOR, values)
-    )
+    rows = execute(_OF_WHOM_A_DEPUTY_STANDS_IN_FOR, values)
+    return any(_is_sound(execute, seals, row) for row in rows)
 
 
 def held_role(row: Row[Any]) -> HeldRole:
@@ -112,10 +121,9 @@ def held_role(row: Row[Any]) -> HeldRole:
     return HeldRole(Role(row.role), row.department, row.class_name, row.deputy_of)
 
 
-def _is_sound(connection: Connection, seals: Seals, row: Row[Any]) -> bool:
-    account = connection.execute(
-        select(principals).where(principals.c.id == row.principal_id)
-    ).one()
+def _is_sound(execute: Execute, seals: Seals, row: Row[Any]) -> bool:
+    """Whether a role grant and its account bear their seals."""
+    (account,) = execute(_ACCOUNT, {"principal": row.principal_id})
     return seals.is_sound(PRINCIPALS.row_from(account)) and seals.is_sound(
         ROLE_GRANTS.row_from(row), account.authority_epoch
     )
@@ -132,10 +140,14 @@ def in_force() -> ColumnElement[bool]:
 
 
 ROLES: Final = select(
-    role_grants, in_force().label("counts"), principals.c.authority_epoch.label("principal_epoch")
+    role_grants,
+    in_force().label("counts"),
+    func.coalesce(role_grants.c.ends_at <= func.now(), literal(False)).label("is_over"),
+    principals.c.authority_epoch.label("principal_epoch"),
 ).join(principals, role_grants.c.principal_id == principals.c.id)
 """Every role grant there ever was, and whether it counts."""
 
+_ACCOUNT: Final = select(principals).where(principals.c.id == bindparam("principal"))
 _OF_PRINCIPAL: Final = ROLES.where(role_grants.c.principal_id == bindparam("principal"), in_force())
 _OF_ROLE: Final = ROLES.where(role_grants.c.role == bindparam("role"))
 _OF_WHOM_A_DEPUTY_STANDS_IN_FOR: Final = ROLES.where(

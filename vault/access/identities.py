@@ -160,7 +160,7 @@ class Identities:
         principal = self._seals.locked_principal(connection, principal_id)
         if principal.kind != "person" or principal.disabled_at is not None:
             raise NotFound("person")
-        judge_new_way_in(connection, self._grants, actor, principal)
+        judge_new_way_in(connection, self._seals, self._grants, actor, principal)
         row = {
             "id": uuid4(),
             "principal_id": principal.id,

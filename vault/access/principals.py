@@ -147,13 +147,22 @@ def insert_principal(connection: Connection, seals: Seals, new: NewPrincipal) ->
     """
     if new.department not in (None, EVERY_DEPARTMENT):
         ensure(connection, new.department)
-    responsible = new.responsible and seals.locked_principal(connection, new.responsible)
     row = {
         "department": new.department,
         "scopes": sorted(scope.value for scope in new.scopes),
-        "person_id": responsible and responsible.person_id,
+        "person_id": _person_behind(connection, seals, new.responsible),
     }
     return to_principal(insert_row(connection, seals, new.name, row))
+
+
+def _person_behind(connection: Connection, seals: Seals, principal_id: UUID | None) -> UUID | None:
+    """The natural person behind a principal. Raises: NotFound: there is none; SealBroken."""
+    if principal_id is None:
+        return None
+    person_id: UUID | None = seals.locked_principal(connection, principal_id).person_id
+    if person_id is None:
+        raise NotFound("person")
+    return person_id
 
 
 def insert_row(

@@ -220,7 +220,7 @@ SESSIONS: Final = SealedTable(
     ),
 )
 """A session keeps the epoch it began under: with a newer one of its principal it is over. Not sealed:
-`began_at`, and `last_seen_at`, by which it ends early and never late."""
+`began_at`, and `last_seen_at`: SQL may keep a session awake, never past its twelve hours."""
 
 APPROVALS: Final = SealedTable(
     approvals,

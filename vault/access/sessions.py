@@ -204,16 +204,28 @@ class Sessions:
                 self._seals.change(connection, SESSIONS, row, revoked_at=now)
 
     def revoke(self, actor: Actor, session_id: UUID) -> Session:
-        """End somebody's session, from now on. Idempotent. Raises: NotAllowed, NotFound."""
+        """End somebody's session, from now on, and all others of theirs with it. Idempotent.
+
+        The account's authority epoch rises: a row that SQL puts back opens nothing.
+
+        Raises: NotAllowed, NotFound.
+        """
         require(actor.caller, Action.SESSION_REVOKE)
         broken = self._seals.refusing(NotFound("session"))
         with broken, self._database.transaction() as connection:
+            owner = select(sessions.c.principal_id).where(sessions.c.id == session_id)
+            principal_id = connection.execute(owner).scalar_one_or_none()
+            if principal_id is None:
+                raise NotFound("session")
+            principal = self._seals.locked_principal(connection, principal_id)
             row = self._locked(connection, session_id)
             if row is None:
                 raise NotFound("session")
+            # The event first: who revokes their own session is signed out by it.
             record(connection, _event(EventType.SESSION_REVOKED, actor, session_id))
             if row.revoked_at is None:
                 now = connection.execute(select(func.now())).scalar_one()
+                self._seals.change_principal(connection, principal)
                 row = self._seals.change(connection, SESSIONS, row, revoked_at=now)
         return _session(row)
 
@@ -341,7 +353,9 @@ _AUTHENTICATE: Final = (
         principals,
         sessions.c.revoked_at.is_not(None).label("revoked"),
         or_(
-            sessions.c.expires_at <= func.now(), sessions.c.last_seen_at <= func.now() - IDLE
+            sessions.c.expires_at <= func.now(),
+            sessions.c.last_seen_at <= func.now() - IDLE,
+            sessions.c.last_seen_at > func.now() + NOTED_EVERY,  # SQL wrote that
         ).label("expired"),
         principals.c.disabled_at.is_not(None).label("disabled"),
         (sessions.c.authority_epoch != principals.c.authority_epoch).label("superseded"),

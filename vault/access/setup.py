@@ -7,10 +7,10 @@ The first start makes a principal with the scope `admin`. Nobody without that sc
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Row, exists, func, or_, select
 
 from vault.access.authorise import require
 from vault.access.findings import SealBroken
@@ -21,7 +21,7 @@ from vault.access.seals import Seals
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.database import SharedDatabase
 from vault.errors import SetupIncomplete
-from vault.tables import principals
+from vault.tables import local_users, oidc_identities, principals, sessions
 
 NEEDED: Final = {Role.SECURITY_ADMINISTRATOR: 2, Role.IT_OPERATIONS: 1, Role.AUDITOR: 1}
 """How many people carry on afterwards. Two security administrators: a dangerous role takes two people."""
@@ -67,8 +67,26 @@ class Setup:
 
 
 def _people(connection: Connection, seals: Seals, role: Role) -> int:
-    """How many people hold a role now."""
-    return len({row.person_id for row in holders(connection, seals, role)})
+    """How many people hold a role themselves, without an end, and have ever had a way to sign in."""
+    return len(
+        {
+            row.person_id
+            for row in holders(connection, seals, role)
+            if row.deputy_of is None and row.ends_at is None and _comes_in(connection, row)
+        }
+    )
+
+
+def _comes_in(connection: Connection, held: Row[Any]) -> bool:
+    account = held.principal_id
+    enrolled = (local_users.c.id == account) & local_users.c.enrolled_at.is_not(None)
+    linked = (oidc_identities.c.principal_id == account) & oidc_identities.c.revoked_at.is_(None)
+    ways = or_(
+        exists().where(enrolled),
+        exists().where(linked),
+        exists().where(sessions.c.principal_id == account),
+    )
+    return bool(connection.execute(select(ways)).scalar_one())
 
 
 _ADMINISTRATORS: Final = select(principals.c.id).where(

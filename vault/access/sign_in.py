@@ -26,6 +26,7 @@ from vault.access.sessions import BegunSession, Method, Sessions
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.database import SharedDatabase
 from vault.errors import NotAllowed, NotFound, SignInRefused
+from vault.names import is_label
 
 
 class SignIn:
@@ -61,7 +62,7 @@ class SignIn:
             SignInDelayed: too soon after wrong tries.
             SignInBusy, KeyServiceUnavailable.
         """
-        login = login_of("sign-in", name)
+        login = login_of("sign-in", name if is_label(name) else "")  # strangers fill no table
         self._attempts.count(login)
         user = self._users.named(name)
         with self._refusing(user, None, request_id):
@@ -91,8 +92,8 @@ class SignIn:
         """
         user = self._own(actor)
         require_usable(new, actor.caller.name, user.display_name if user else None)
-        hashed = self._passwords.hash(new)
         with self._proved(actor, shown, at) as (connection, principal, row):
+            hashed = self._passwords.hash(new)
             # The event first: the session that acts is over by the change.
             detail = {"principal": str(principal.id), "how": "password"}
             record(connection, AccessEvent(EventType.CREDENTIALS_CHANGED, actor, detail=detail))

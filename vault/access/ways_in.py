@@ -1,30 +1,31 @@
 """Ways in: when giving somebody a new way to sign in takes two people.
 
 Who gives it could use it, and be the other one from then on. So nobody gives it to themselves, and for
-somebody with a dangerous role it takes an approval once they have a way in, or had one: *had*, because else
-whoever takes the old way away first could give a new one alone. A first way in takes none: the role itself
-did, or will.
+somebody with a dangerous role it takes an approval: whoever is new enrols first and gets the role then.
+Roles are judged by their seals; one that SQL revoked or changed counts as held.
 """
 
 from __future__ import annotations
 
 from typing import Any
-from uuid import UUID
 
-from sqlalchemy import Connection, Row, exists, func, or_, select
+from sqlalchemy import Connection, Row, exists, select
 
 from vault.access.approvals import Owned, Target, id_part
 from vault.access.grants import Grants
+from vault.access.holders import ROLES
 from vault.access.policy import Action
 from vault.access.principals import PrincipalKind
 from vault.access.roles import DANGEROUS
+from vault.access.sealed_rows import ROLE_GRANTS
+from vault.access.seals import Seals
 from vault.accesslog.event import Actor
 from vault.errors import NotAllowed, NotFound
-from vault.tables import local_users, oidc_identities, principals, role_grants, sessions
+from vault.tables import principals, role_grants
 
 
 def judge_new_way_in(
-    connection: Connection, grants: Grants, actor: Actor, principal: Row[Any]
+    connection: Connection, seals: Seals, grants: Grants, actor: Actor, principal: Row[Any]
 ) -> None:
     """Return if `actor` may give a locked principal a new way in; an approval that it takes is used up.
 
@@ -34,7 +35,7 @@ def judge_new_way_in(
     """
     if principal.person_id == actor.caller.person_id:
         raise NotAllowed("nobody gives themselves another way to sign in; somebody else does it")
-    if _takes_approval(connection, principal.id):
+    if _is_dangerous(connection, seals, principal):
         target = {"principal": str(principal.id)}
         grants.use(connection, actor, Action.CREDENTIALS_RESET, target)
 
@@ -48,17 +49,14 @@ def owned_by_vault(connection: Connection, _actor: Actor, target: Target) -> Own
     return Owned({"principal": str(principal_id)})
 
 
-def _takes_approval(connection: Connection, principal_id: UUID) -> bool:
-    held = role_grants.c
-    is_dangerous = exists().where(
-        held.principal_id == principal_id,
-        held.role.in_(role.value for role in DANGEROUS),
-        held.revoked_at.is_(None),
-        or_(held.ends_at.is_(None), held.ends_at > func.now()),
+def _is_dangerous(connection: Connection, seals: Seals, principal: Row[Any]) -> bool:
+    """Whether somebody holds a role that takes two people to give, now or later."""
+    held = ROLES.where(
+        role_grants.c.principal_id == principal.id,
+        role_grants.c.role.in_(role.value for role in DANGEROUS),
     )
-    had_a_way_in = or_(
-        exists().where(local_users.c.id == principal_id, local_users.c.enrolled_at.is_not(None)),
-        exists().where(oidc_identities.c.principal_id == principal_id),
-        exists().where(sessions.c.principal_id == principal_id),
+    return any(
+        not seals.is_sound(ROLE_GRANTS.row_from(row), principal.authority_epoch)
+        or (row.revoked_at is None and not row.is_over)
+        for row in connection.execute(held).fetchall()
     )
-    return bool(connection.execute(select(is_dangerous & had_a_way_in)).scalar_one())
