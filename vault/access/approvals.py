@@ -174,22 +174,7 @@ class Approvals:
         with self._database.transaction(context_of(actor.caller)) as connection:
             owned = self._owner_of(new.action)(connection, _as_if_stepped_up(actor), new.target)
             now = connection.execute(select(func.now())).scalar_one()
-            row = {
-                "id": uuid4(),
-                "action": new.action.value,
-                "target": canonical(owned.target),
-                "department": owned.department,
-                "purpose": new.purpose.value,
-                "reason": new.reason.strip(),
-                "ticket": new.ticket,
-                "uses": new.uses,
-                "lasts_seconds": int(new.lasts.total_seconds()),
-                "requested_by": actor.caller.principal_id,
-                "requested_person": actor.caller.person_id,
-                "decide_before": now + DECIDED_WITHIN,
-                "state": ApprovalState.REQUESTED.value,
-                **_UNDECIDED,
-            }
+            row = _requested(actor.caller, new, owned, now)
             values = {**row, **self._seals.sealed(connection, APPROVALS, row)}
             made = connection.execute(insert(approvals).values(values).returning(approvals)).one()
             self._record(connection, EventType.APPROVAL_REQUESTED, actor, made)
@@ -371,6 +356,25 @@ def deciders(row: Any) -> tuple[Role, ...]:
     decided_by = RULES[Action(row.action)].decided_by
     roles = () if decided_by is None else (decided_by,)
     return (*roles, Role.COMPLIANCE) if row.escalated_at and row.department else roles
+
+
+def _requested(caller: Caller, new: NewApproval, owned: Owned, now: datetime) -> dict[str, Any]:
+    return {
+        "id": uuid4(),
+        "action": new.action.value,
+        "target": canonical(owned.target),
+        "department": owned.department,
+        "purpose": new.purpose.value,
+        "reason": new.reason.strip(),
+        "ticket": new.ticket,
+        "uses": new.uses,
+        "lasts_seconds": int(new.lasts.total_seconds()),
+        "requested_by": caller.principal_id,
+        "requested_person": caller.person_id,
+        "decide_before": now + DECIDED_WITHIN,
+        "state": ApprovalState.REQUESTED.value,
+        **_UNDECIDED,
+    }
 
 
 def _as_if_stepped_up(actor: Actor) -> Actor:

@@ -11,10 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
+from sqlalchemy import Connection, Row
+
 from vault.access.authorise import require
 from vault.access.departments import require_open
 from vault.access.policy import Action
-from vault.access.principals import Principal, PrincipalKind, insert_row, to_principal
+from vault.access.principals import (
+    Principal,
+    PrincipalKind,
+    insert_row,
+    person_behind,
+    to_principal,
+)
 from vault.access.seals import Seals
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.database import DuplicateRow, SharedDatabase
@@ -66,24 +74,22 @@ class People:
         try:
             broken = self._seals.refusing(NotFound("principal"))
             with broken, self._database.transaction() as connection:
-                if new.department is not None:
-                    require_open(connection, new.department)
-                person_id = uuid4()
-                if new.same_person_as is not None:
-                    same = self._seals.locked_principal(connection, new.same_person_as)
-                    if same.person_id is None:
-                        raise NotFound("person")
-                    person_id = same.person_id
-                given: dict[str, Any] = {
-                    "department": new.department,
-                    "scopes": [],
-                    "kind": PrincipalKind.PERSON.value,
-                    "person_id": person_id,
-                    "display_name": new.display_name,
-                }
-                row = insert_row(connection, self._seals, new.name, given)
-                detail = {"principal": str(row.id), "person": str(person_id)}
+                row = self._insert(connection, new)
+                person_id = str(row.person_id)
+                detail = {"principal": str(row.id), "person": person_id}
                 record(connection, AccessEvent(EventType.PERSON_ADDED, actor, detail=detail))
         except DuplicateRow:
             raise AlreadyExists("principal") from None
         return to_principal(row)
+
+    def _insert(self, connection: Connection, new: NewPerson) -> Row[Any]:
+        if new.department is not None:
+            require_open(connection, new.department)
+        given: dict[str, Any] = {
+            "department": new.department,
+            "scopes": [],
+            "kind": PrincipalKind.PERSON.value,
+            "person_id": person_behind(connection, self._seals, new.same_person_as) or uuid4(),
+            "display_name": new.display_name,
+        }
+        return insert_row(connection, self._seals, new.name, given)

@@ -150,12 +150,12 @@ def insert_principal(connection: Connection, seals: Seals, new: NewPrincipal) ->
     row = {
         "department": new.department,
         "scopes": sorted(scope.value for scope in new.scopes),
-        "person_id": _person_behind(connection, seals, new.responsible),
+        "person_id": person_behind(connection, seals, new.responsible),
     }
     return to_principal(insert_row(connection, seals, new.name, row))
 
 
-def _person_behind(connection: Connection, seals: Seals, principal_id: UUID | None) -> UUID | None:
+def person_behind(connection: Connection, seals: Seals, principal_id: UUID | None) -> UUID | None:
     """The natural person behind a principal. Raises: NotFound: there is none; SealBroken."""
     if principal_id is None:
         return None

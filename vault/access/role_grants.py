@@ -236,8 +236,22 @@ class RoleGrants:
             raise NotAllowed("nobody grants a role to themselves")
         if new.department is not None:
             require_open(connection, new.department)
+        row = self._row(connection, actor, principal, new)
+        detail = {"role_grant": str(row["id"]), **new.target}
+        record(connection, AccessEvent(EventType.ROLE_GRANTED, actor, detail=detail))
+        principal = self._seals.change_principal(connection, principal)
+        row["authority_epoch"] = principal.authority_epoch
+        if new.role in DANGEROUS:  # after it, for the order of locks
+            self._grants.use(connection, actor, Action.ROLE_GRANT, new.target)
+        _take_duty(connection, principal.person_id, new.role)
+        values = {**row, **self._seals.sealed(connection, ROLE_GRANTS, row)}
+        return connection.execute(insert(role_grants).values(values).returning(role_grants)).one()
+
+    def _row(
+        self, connection: Connection, actor: Actor, principal: Row[Any], new: NewRoleGrant
+    ) -> dict[str, Any]:
         starts_at, ends_at = _period(connection, new)
-        row = {
+        return {
             "id": uuid4(),
             "principal_id": principal.id,
             "person_id": principal.person_id,
@@ -250,15 +264,6 @@ class RoleGrants:
             "granted_by": actor.caller.principal_id,
             "revoked_at": None,
         }
-        detail = {"role_grant": str(row["id"]), **new.target}
-        record(connection, AccessEvent(EventType.ROLE_GRANTED, actor, detail=detail))
-        principal = self._seals.change_principal(connection, principal)
-        row["authority_epoch"] = principal.authority_epoch
-        if new.role in DANGEROUS:  # after it, for the order of locks
-            self._grants.use(connection, actor, Action.ROLE_GRANT, new.target)
-        _take_duty(connection, principal.person_id, new.role)
-        values = {**row, **self._seals.sealed(connection, ROLE_GRANTS, row)}
-        return connection.execute(insert(role_grants).values(values).returning(role_grants)).one()
 
     def _person(self, connection: Connection, principal_id: UUID) -> Row[Any]:
         principal = self._seals.locked_principal(connection, principal_id)
