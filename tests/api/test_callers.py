@@ -14,10 +14,17 @@ from sqlalchemy import create_engine, text
 
 from api.auth import PUBLIC, UndeclaredPermission, refuse_undeclared_routes
 from api.embedded import DatabaseUrls
+from api.settings import KmsSettings
 from tests.api.helpers import named, upload
 from tests.running import RunningService
 from vault.access.credentials import CredentialRefused
 from vault.accesslog.event import Actor
+
+
+@pytest.fixture
+def kms(keyring: KmsSettings) -> KmsSettings:
+    """Nothing here depends on where the keys are."""
+    return keyring
 
 
 def with_checksum(body: str) -> str:

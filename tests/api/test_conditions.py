@@ -13,10 +13,17 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from api.embedded import DatabaseUrls
+from api.settings import KmsSettings
 from tests.api.helpers import named, upload
 from tests.running import RunningService
 
 MIB = 2**20
+
+
+@pytest.fixture
+def kms(keyring: KmsSettings) -> KmsSettings:
+    """Nothing here depends on where the keys are."""
+    return keyring
 
 
 @pytest.mark.parametrize(

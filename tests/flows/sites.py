@@ -6,6 +6,7 @@ it happens behind the service's back; objects are looked at as files, since both
 
 from __future__ import annotations
 
+import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -87,16 +88,21 @@ class Site(ABC):
 
     def files(self) -> Iterator[Path]:
         """Files that are objects of some kind, nothing half-written."""
-        for path in self.root.rglob("*"):
+        for path in self._everything():
             inner = path.relative_to(self.root).parts
             if path.is_file() and not inner[0].startswith("."):
                 yield path
+
+    def _everything(self) -> Iterator[Path]:
+        """Files, also while a gateway makes and removes folders of its own among them."""
+        for folder, _, names in os.walk(self.root):  # passes over a folder that vanished
+            yield from (Path(folder) / name for name in names)
 
     def incoming(self) -> list[Path]:
         """Files of uploads that are not finished."""
         return [
             path
-            for path in self.root.rglob("*")
+            for path in self._everything()
             if path.is_file() and path.relative_to(self.root).parts[0].startswith(".")
         ]
 

@@ -17,6 +17,7 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from api.cli import app
+from api.settings import KmsSettings
 from tests import people
 from tests.api.helpers import upload
 from tests.api.test_damage import flip, object_file
@@ -26,6 +27,12 @@ from tests.running import RunningService
 from vault.access.roles import Role
 
 MIB = 2**20
+
+
+@pytest.fixture
+def kms(keyring: KmsSettings) -> KmsSettings:
+    """Nothing here depends on where the keys are."""
+    return keyring
 
 
 class Cli:
