@@ -23,7 +23,7 @@ from vault.access.findings import Findings, SealBroken
 from vault.access.grants import Grants
 from vault.access.policy import EVERY_DEPARTMENT, Action, Caller, Scope
 from vault.access.sealed_rows import API_KEYS, PRINCIPALS
-from vault.access.seals import PerhapsStale, Seals, unreadable
+from vault.access.seals import Seals, looked_again, unreadable
 from vault.access.tokens import TokenKind, make_token, parse_token
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.context import as_caller
@@ -193,15 +193,10 @@ class ApiKeys:
 
         Raises: CredentialRefused("seal-broken").
         """
-        for attempt in range(2):
-            try:
-                return self._checked_rows(api_key_id)
-            except PerhapsStale as exc:
-                if attempt:
-                    raise self._refused(exc, api_key_id) from None
-            except SealBroken as exc:
-                raise self._refused(exc, api_key_id) from None
-        raise AssertionError("unreachable")
+        try:
+            return looked_again(lambda: self._checked_rows(api_key_id))
+        except SealBroken as exc:
+            raise self._refused(exc, api_key_id) from None
 
     def _checked_rows(self, api_key_id: str) -> Row[Any] | None:
         try:

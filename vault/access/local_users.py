@@ -22,7 +22,7 @@ from keymgmt.totp import TotpSecret
 from vault.access.findings import Findings, SealBroken
 from vault.access.principals import PrincipalKind
 from vault.access.sealed_rows import LOCAL_USERS, PRINCIPALS, SealedRow
-from vault.access.seals import PerhapsStale, Seals, unreadable
+from vault.access.seals import Seals, looked_again, unreadable
 from vault.database import SharedDatabase
 from vault.errors import InvalidValue, NotFound
 from vault.names import label
@@ -178,16 +178,11 @@ class LocalUsers:
             self._seals.change(connection, LOCAL_USERS, row, totp_secret=wrapped)
 
     def _met(self, which: Any) -> LocalUser | None:
-        for attempt in range(2):
-            try:
-                return self._checked(which)
-            except PerhapsStale as exc:
-                if attempt:
-                    self._findings.remember(exc)
-            except SealBroken as exc:
-                self._findings.remember(exc)
-                return None
-        return None
+        try:
+            return looked_again(lambda: self._checked(which))
+        except SealBroken as exc:
+            self._findings.remember(exc)
+            return None
 
     def _checked(self, which: Any) -> LocalUser | None:
         person = principals.c.kind == PrincipalKind.PERSON.value

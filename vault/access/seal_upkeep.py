@@ -20,7 +20,7 @@ from vault.access.findings import Findings, FoundBy, SealBroken
 from vault.access.policy import Action
 from vault.access.seal_keys import SealKeys, SealsLost
 from vault.access.sealed_rows import FOLLOWERS, PRINCIPALS, SEALED, SESSIONS, SealedTable
-from vault.access.seals import PerhapsStale, Seals, unreadable
+from vault.access.seals import Seals, looked_again, unreadable
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.database import ServiceDatabase
 from vault.tables import api_keys, principals, sessions
@@ -109,10 +109,7 @@ class SealUpkeep:
 
     def _is_as_sealed(self, table: SealedTable, row_id: Any) -> bool:
         try:
-            try:
-                self._check(table, row_id)
-            except PerhapsStale:
-                self._check(table, row_id)
+            looked_again(lambda: self._check(table, row_id))
         except SealBroken as exc:
             self._findings.remember(exc, FoundBy.WORKER)
             return False

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, Select, select, update
@@ -28,6 +28,7 @@ from vault.access.sealed_rows import FOLLOWERS, PRINCIPALS, SealedRow, SealedTab
 from vault.errors import NotFound, VaultError
 from vault.tables import principals
 
+Found = TypeVar("Found")
 _PRINCIPALS_REMEMBERED: Final = 100_000
 _REHEARSED: Final = (UUID(int=0), "rehearsal", None, ["read", "write"], None, 1)
 
@@ -182,6 +183,14 @@ def _unrevoked(table: SealedTable, principal_id: UUID) -> Select[Any]:
     columns = table.table.c
     mine = (columns.principal_id == principal_id) & columns.revoked_at.is_(None)
     return select(table.table).where(mine).order_by(columns.id).with_for_update()
+
+
+def looked_again(look: Callable[[], Found]) -> Found:
+    """What `look` finds, or, if that was perhaps stale, finds then. Raises: SealBroken, and as `look`."""
+    try:
+        return look()
+    except PerhapsStale:
+        return look()
 
 
 def unreadable(table: SealedTable, row_id: object) -> SealBroken:

@@ -40,7 +40,7 @@ from vault.access.findings import Findings, SealBroken
 from vault.access.holders import roles_of
 from vault.access.policy import Action, Caller
 from vault.access.sealed_rows import PRINCIPALS, SESSIONS
-from vault.access.seals import PerhapsStale, Seals, unreadable
+from vault.access.seals import Seals, looked_again, unreadable
 from vault.access.tokens import Token, TokenKind, make_token, parse_token
 from vault.accesslog.event import AccessEvent, Actor, EventType, record
 from vault.database import SharedDatabase
@@ -133,15 +133,10 @@ class Sessions:
             CredentialRefused: not a session that is open now.
         """
         token = parse_token(text, TokenKind.SESSION)
-        for attempt in range(2):
-            try:
-                return self._authenticate(token)
-            except PerhapsStale as exc:
-                if attempt:
-                    raise self._refused(exc, token.id) from None
-            except SealBroken as exc:
-                raise self._refused(exc, token.id) from None
-        raise AssertionError("unreachable")
+        try:
+            return looked_again(lambda: self._authenticate(token))
+        except SealBroken as exc:
+            raise self._refused(exc, token.id) from None
 
     def step_up(self, actor: Actor, connection: Connection) -> BegunSession:
         """Note that the caller has just proved again who they are; the session's token is a new one.
